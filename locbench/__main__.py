@@ -1,0 +1,8 @@
+"""`python -m locbench`: the same as the `locbench` command."""
+
+import sys
+
+from locbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Audit of a rule: which stages each unit's loss reaches, by plain autograd on a fresh forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from locbench.networks.base import Network
+from locbench.recipes import Network as NetworkSettings
+from locbench.registry import NETWORKS
+from locbench.rules import build_units
+from locbench.training.engine import Batch, Engine, Unit, trainable
+from locbench.training.loop import unit_name
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The largest gradient a unit's loss leaves in each stage, and what the rule allows."""
+
+    unit: str
+    auxiliary: str
+    allowed: tuple[bool, ...]
+    gradients: tuple[float, ...]
+
+    @property
+    def holds(self) -> bool:
+        """A gradient in every stage that it may update, exactly zero in all others."""
+        return all((g > 0) == a for g, a in zip(self.gradients, self.allowed, strict=True))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All units' reach, and the worst relative error of the engine against plain autograd."""
+
+    rule: str
+    network: str
+    units: tuple[Reach, ...]
+    engine_error: float
+
+    @property
+    def holds(self) -> bool:
+        """Isolation as declared, and the engine's gradients are the sum of the units'."""
+        return all(unit.holds for unit in self.units) and self.engine_error < 1e-10
+
+
+def plain_gradients(
+    network: Network, unit: Unit, batch: Batch
+) -> dict[nn.Parameter, Tensor]:
+    """Gradients of one unit's loss by autograd on a forward of its own, without the engine.
+
+    The only cut is before the unit's first block. Parameters of blocks that the rule does not let
+    the unit update are left out; all others of the network and of the objective are asked for.
+    """
+    x = batch.images
+    for index, block in enumerate(network.blocks[: unit.stop]):
+        x = block(x.detach() if index == unit.start else x)
+    loss, _ = unit.objective(x, batch)
+    frozen = {
+        id(p)
+        for b in set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
+        for p in network.blocks[b].parameters()
+    }
+    wanted = [p for p in trainable([network, unit.objective]) if id(p) not in frozen]
+    wanted += [p for p in unit.ties if id(p) not in {id(q) for q in wanted}]
+    gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return {p: g for p, g in zip(wanted, gradients, strict=True) if g is not None}
+
+
+def _perturb(network: nn.Module) -> None:
+    """Move every parameter off its special values: a zero batch-norm scale hides its branch."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def audit(
+    rule: str,
+    network: str,
+    settings: NetworkSettings = NetworkSettings(),
+    rule_settings: dict | None = None,
+    images: int = 4,
+    resolution: int = 64,
+) -> Audit:
+    """Audit a registered rule on a registered network, in float64 with random weights and images."""
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        net: Network = NETWORKS.get(network)(settings, num_classes=10).train()
+        units = build_units(rule, net, rule_settings or {})
+        _perturb(net)
+        batch = Batch(torch.rand(2 * images, 3, resolution, resolution), torch.arange(2 * images) % 10)
+        return _measure(rule, network, net, units, batch)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _measure(rule: str, name: str, net: Network, units: list[Unit], batch: Batch) -> Audit:
+    engine = Engine(net.blocks, units)
+    total: dict[nn.Parameter, Tensor] = {}
+    reaches = []
+    for unit in engine.units:
+        gradients = plain_gradients(net, unit, batch)
+        for parameter, gradient in gradients.items():
+            total[parameter] = total.get(parameter, 0) + gradient
+        updated = set(unit.updated_blocks())
+        largest = tuple(
+            max((float(gradients[p].abs().max()) for b in stage for p in net.blocks[b].parameters()
+                 if p in gradients), default=0.0)
+            for stage in net.stages
+        )
+        allowed = tuple(bool(updated & set(stage)) for stage in net.stages)
+        auxiliary = getattr(unit.objective, "description", type(unit.objective).__name__)
+        reaches.append(Reach(unit_name(net, unit), auxiliary, allowed, largest))
+    engine.step(batch)
+    return Audit(rule, name, tuple(reaches), _worst_error(net, units, total))
+
+
+def _worst_error(net: Network, units: list[Unit], total: dict[nn.Parameter, Tensor]) -> float:
+    """Engine's `.grad` against the summed plain gradients; infinite if one of them lacks a part."""
+    worst = 0.0
+    for parameter in trainable([net, *(unit.objective for unit in units)]):
+        mine, plain = parameter.grad, total.get(parameter)
+        if (mine is None) != (plain is None):
+            return float("inf")
+        if mine is not None:
+            scale = max(float(plain.abs().max()), 1e-12)
+            worst = max(worst, float((mine - plain).abs().max()) / scale)
+    return worst

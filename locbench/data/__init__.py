@@ -1,0 +1,94 @@
+"""Data sets: what they hold, and loading one by name.
+
+Shapes is made here (`shapes`, `scenes`, `render`), image folders and archives are read (`folders`,
+`streaming`, `listing`); both end in one cache of memory-mapped arrays (`cache`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from locbench.registry import DATASETS
+
+if TYPE_CHECKING:  # `locbench.data.fingerprint` is read by commands that must not import torch
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+# Told what is going on, how many are done and of how many: ("decoding train", 512, 4800).
+Progress = Callable[[str, int, int], None]
+
+
+class Images(Protocol):
+    """What training and probes need of a split: `Split` and `StreamingSplit` have it."""
+
+    targets: Tensor
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] of the images at `indices` (int64 [B])."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one size, in memory or memory-mapped: uint8 [N, 3, H, W], and their targets."""
+
+    images: Tensor | np.ndarray
+    targets: Tensor  # int64 [N]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] of the images at `indices` (int64 [B]), on the images' device."""
+        import torch
+
+        if isinstance(self.images, torch.Tensor):
+            return self.images[indices.to(self.images.device)]
+        return torch.from_numpy(self.images[indices.cpu().numpy()])
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split with its images in the memory of `device`; targets stay on the CPU."""
+        import torch
+
+        held = self.images
+        images = held if isinstance(held, torch.Tensor) else torch.from_numpy(held.copy())
+        return Split(images.to(device), self.targets)
+
+
+def memory_mapped(arrays: dict[str, np.ndarray], split: str) -> Split:
+    """The split "train" or "test" of a cache entry's arrays."""
+    import torch
+
+    return Split(arrays[f"{split}_images"], torch.tensor(arrays[f"{split}_targets"]))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: `train` and `test` are a `Split`, or decode as they go where `streaming`."""
+
+    name: str
+    version: int
+    checksum: str
+    classes: tuple[str, ...]
+    train: Any
+    test: Any
+    streaming: bool = False
+
+
+def load_data(
+    name: str, resolution: int, root: Path | None = None, progress: Progress | None = None
+) -> ImageData:
+    """The data set `name`: generated, or decoded into the cache, on first use.
+
+    `resolution` is the side in pixels at which Shapes is drawn; images from files keep theirs, and
+    augmentation brings them to it. `root` defaults to $LOCBENCH_DATA, else ./data; Shapes needs
+    none. Raises UserError, one line, for an unknown name and for everything that can be wrong with
+    the files: missing folders, empty or differing classes, damaged images and archives.
+    """
+    return DATASETS.get(name)(resolution, root, progress)

@@ -1,0 +1,129 @@
+"""Image folders and archives: ImageNet, Imagenette, or any folder of classes.
+
+A set of up to `CACHED_BYTES` decoded is decoded once into the cache and memory-mapped. Images that
+are all square and of one size keep their pixels; otherwise the short side is resized to the median
+short side, at most 256, and the centre square kept. Training crops are drawn from that square. A
+larger set is decoded as it is read (`StreamingSplit`), from a folder or plain tar.
+"""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from locbench.data import ImageData, Progress, memory_mapped
+from locbench.data.cache import Builder, Entry, cached, has_entry
+from locbench.data.images import DamagedImage, decode, each, header
+from locbench.data.listing import Files, Index, Listing, find_containers
+from locbench.errors import UserError
+from locbench.registry import DATASETS
+
+DECODING = 1  # goes up when the same files would decode to other pixels
+CACHED_BYTES = 4_000_000_000
+LARGEST_SIDE = 256
+SAMPLED = 64  # images that tell roughly how large the set is
+
+
+def _side(sizes: list[tuple[int, int]]) -> int:
+    """The side in pixels at which images of these (width, height) are kept."""
+    if len(set(sizes)) == 1 and sizes[0][0] == sizes[0][1]:
+        return sizes[0][0]
+    return min(LARGEST_SIDE, round(statistics.median(min(size) for size in sizes)))
+
+
+def _sampled_side(files: Files) -> int:
+    step = max(1, len(files.names) // SAMPLED)
+    return _side([size for _, size in each(files, range(0, len(files.names), step), header)])
+
+
+def _targets(files: Files, classes: list[str]) -> np.ndarray:
+    places = {name: index for index, name in enumerate(classes)}
+    return np.array([places[name.split("/")[0]] for name in files.names], dtype=np.int64)
+
+
+def _fill(builder: Builder, listing: Listing, progress: Progress | None) -> dict[str, Any]:
+    splits = {"train": listing.train, "test": listing.test}
+    tell = progress or (lambda what, done, total: None)
+    sizes = []
+    for files in splits.values():
+        for _, size in each(files, range(len(files.names)), header):
+            sizes.append(size)
+            tell("reading sizes", len(sizes), len(listing.train.names) + len(listing.test.names))
+    side = _side(sizes)
+    for split, files in splits.items():
+        count = len(files.names)
+        images = builder.array(f"{split}_images", (count, 3, side, side), "uint8")
+        work = partial(decode, side=side)
+        for done, (index, image) in enumerate(each(files, range(count), work), 1):
+            images[index] = image
+            tell(f"decoding {split}", done, count)
+        builder.array(f"{split}_targets", (count,), "int64")[:] = _targets(files, listing.classes)
+    return {"side": side, "classes": listing.classes}
+
+
+def _decoded(listing: Listing, progress: Progress | None) -> Entry | None:
+    """The decoded set; None where it is too large for that."""
+    key = f"images-{listing.checksum[:16]}-d{DECODING}"
+    identity = {"checksum": listing.checksum, "decoding": DECODING}
+    count = len(listing.train.names) + len(listing.test.names)
+    if not has_entry(key) and 3 * count * _sampled_side(listing.train) ** 2 > CACHED_BYTES:
+        return None
+    return cached(key, identity, lambda builder: _fill(builder, listing, progress))
+
+
+def _streamed(listing: Listing) -> tuple[Any, Any]:
+    import torch
+
+    from locbench.data.streaming import StreamingSplit
+
+    side = _sampled_side(listing.train)
+    for files in (listing.train, listing.test):
+        if files.compressed:
+            raise UserError(
+                f"{files.container}: too large to decode beforehand, and a compressed archive "
+                "cannot be read in random order; unpack it to a .tar or a folder"
+            )
+    return tuple(
+        StreamingSplit(files, torch.from_numpy(_targets(files, listing.classes)), side)
+        for files in (listing.train, listing.test)
+    )
+
+
+def load_images(name: str, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """The image folder or archives of data set `name` under `root`.
+
+    Raises UserError: see `locbench.data.load_data`.
+    """
+    index = Index(*find_containers(name, root))
+    listing = index.listing()
+    try:
+        entry = _decoded(listing, progress)
+        if entry is None:
+            train, test = _streamed(listing)
+        else:
+            train, test = (memory_mapped(entry.arrays, split) for split in ("train", "test"))
+    except DamagedImage:
+        index.forget()  # the file may be replaced in place, which the folder's time does not show
+        raise
+    version = DATASETS.entry(name).version
+    classes = tuple(listing.classes)
+    return ImageData(name, version, listing.checksum, classes, train, test, entry is None)
+
+
+def imagenet(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """ImageNet-1k: `train` and `val` under `root` or `root/imagenet`."""
+    return load_images("imagenet", root, progress)
+
+
+def imagenette(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """Imagenette: `train` and `val` under `root` or `root/imagenette`."""
+    return load_images("imagenette", root, progress)
+
+
+def folder(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """Any image folder: `train` and `val` under `root` or `root/folder`."""
+    return load_images("folder", root, progress)

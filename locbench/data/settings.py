@@ -1,0 +1,39 @@
+"""The settings of the built-in Shapes data. Standard library only: run identities need them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class ShapesSettings:
+    """How strongly each cue tells the class, and how strongly everything else varies.
+
+    A cue's strength is the probability that it is drawn from what is typical of the class; else it
+    is drawn from all there is, so 0 makes it useless and 1 makes it certain. The two texture cues
+    are each shared by two classes: none of them gives the class alone. Ranges are (low, high).
+    """
+
+    train: int = 10_000
+    test: int = 4_000
+    seed: int = 0
+    background: float = 0.9
+    surface: float = 0.9
+    outline: float = 0.4
+    number: float = 0.4
+    hue: float = 0.25
+    layout: float = 0.3
+    radius: tuple[float, float] = (0.14, 0.30)
+    period: tuple[float, float] = (0.16, 0.34)
+    duty: tuple[float, float] = (0.35, 0.65)
+    contrast: tuple[float, float] = (0.15, 0.8)
+    shade: float = 0.25
+    noise: float = 0.03
+
+
+def shapes_checksum(settings: ShapesSettings, version: int, resolution: int) -> str:
+    """sha256 of all that decides the pixels: code version, settings and resolution."""
+    content = {"version": version, "resolution": resolution, **asdict(settings)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,243 @@
+"""Carrying out a run: from a spec to a finished record, whatever happens on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from locbench.cost.memory import PeakMemory
+from locbench.cost.operations import multiply_adds, parameters
+from locbench.data import ImageData, load_data
+from locbench.errors import RunFailed, UserError
+from locbench.networks.base import Network
+from locbench.probe import LinearProbe, calibrate, pixel_baseline
+from locbench.records import Record, Store, environment
+from locbench.registry import NETWORKS, RULES
+from locbench.runs import RunSpec
+from locbench.training.checkpoints import load_encoder, save_encoder
+from locbench.training.engine import trainable
+from locbench.training.guard import Diverged, pick_device
+from locbench.training.loop import Trainer, unit_name
+from locbench.training.seeds import derive
+
+Progress = Callable[[int, int, dict[str, float]], None]
+CHECKPOINT = "checkpoint.pt"
+ENCODER = "encoder.safetensors"
+
+
+@dataclass
+class Workshop:
+    """Where runs are carried out: the store, the data, the device, and who is told of progress."""
+
+    store: Store
+    device: str = "auto"
+    data_root: Path | None = None
+    progress: Callable[[RunSpec], Progress] = lambda spec: lambda done, total, figures: None
+    _data: dict[tuple[str, int], ImageData] = field(default_factory=dict)
+
+    def data(self, spec: RunSpec) -> ImageData:
+        """The run's data set, loaded once."""
+        key = (spec.recipe.data.name, spec.recipe.data.resolution)
+        if key not in self._data:
+            self._data[key] = load_data(*key, self.data_root)
+        return self._data[key]
+
+
+def now() -> str:
+    """The time, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def execute(spec: RunSpec, shop: Workshop) -> Record:
+    """The finished record of this run: from the store if it is there, else by running it.
+
+    A run that was stopped goes on from its checkpoint. The record is written when the run starts
+    and when it ends: `done`, `diverged` (raises Diverged) or `failed` (raises what went wrong).
+    """
+    found = shop.store.load(spec.id)
+    if found is not None and found.status == "done":
+        return found
+    if found is not None and found.status == "diverged":
+        raise RunFailed(f"{spec.id} diverged before ({found.error}); run it again with --fresh")
+    device = pick_device(shop.device)
+    record = _start(spec, shop, device, found)
+    try:
+        memory, began = PeakMemory(device), time.monotonic()
+        KINDS[spec.kind](spec, shop, record, device)
+        record.cost.update(memory.read())
+        record.cost.setdefault("wall_time_s", round(time.monotonic() - began, 2))
+        record.status = "done"
+    except Diverged as error:
+        record.status, record.error = "diverged", str(error)
+        raise
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        record.finished = None if record.status == "running" else now()
+        shop.store.save(record)
+    (shop.store.folder(spec.id) / CHECKPOINT).unlink(missing_ok=True)
+    return record
+
+
+def _start(spec: RunSpec, shop: Workshop, device: torch.device, found: Record | None) -> Record:
+    """A record with status `running`, saved."""
+    data, recipe = shop.data(spec), spec.recipe
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    precision = "float32"
+    record = Record(
+        id=spec.id,
+        kind=spec.kind,
+        status="running",
+        scale=spec.scale,
+        seed=spec.seed,
+        parent=spec.parent.id if spec.parent else None,
+        identity=spec.identity,
+        recipe=recipe.as_dict(),
+        recipe_hash=recipe.hash,
+        rule={"name": spec.rule, "settings": dict(recipe.rule)},
+        network={"name": spec.network, **recipe.as_dict()["network"]},
+        data={
+            "name": data.name,
+            "version": data.version,
+            "checksum": data.checksum,
+            "classes": len(data.classes),
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+            "resolution": recipe.data.resolution,
+        },
+        tags={"epoch": "last", "precision": precision, "processes": 1},
+        environment=environment(device=name),
+        created=found.created if found is not None else now(),
+    )
+    if spec.rule in RULES.names():
+        record.rule["version"] = RULES.entry(spec.rule).version
+    if spec.network:
+        record.network["version"] = NETWORKS.entry(spec.network).version
+    shop.store.save(record)
+    return record
+
+
+def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+    """Train, then leave the encoder beside the record."""
+    data, folder = shop.data(spec), shop.store.folder(spec.id)
+    trainer = Trainer(spec.recipe, spec.rule, spec.network, spec.seed, data, device)
+    record.tags["precision"] = "bfloat16" if trainer.precision else "float32"
+    record.units = [
+        {
+            "name": name,
+            "start": unit.start,
+            "stop": unit.stop,
+            "updates": unit.updated_blocks(),
+            "auxiliary": unit.objective.description,
+            "auxiliary_parameters": sum(p.numel() for p in trainable([unit.objective])),
+        }
+        for name, unit in zip(trainer.names, trainer.engine.units, strict=True)
+    ]
+    record.cost |= _size(trainer.network, spec)
+    shop.store.save(record)
+    try:
+        trainer.fit(folder / CHECKPOINT, shop.progress(spec))
+    finally:
+        record.curves = trainer.curves
+    save_encoder(folder / ENCODER, trainer.network.encoder_state_dict())
+    for name, curve in trainer.curves["units"].items():
+        for key, values in curve.items():
+            record.metrics[f"{key} of {name}"] = {"last": values[-1]}
+    images = trainer.total * spec.recipe.training.batch
+    record.cost["wall_time_s"] = round(trainer.elapsed, 2)
+    record.cost["images_per_s"] = round(images / trainer.elapsed, 1)
+    record.cost["steps"] = trainer.total
+    record.cost["activation_bytes"] = trainer.activation_bytes
+
+
+def _size(network: Network, spec: RunSpec) -> dict[str, int]:
+    side = spec.recipe.data.resolution
+    return {
+        "encoder_parameters": parameters(network) - parameters(network.head),
+        "encoder_multiply_adds": multiply_adds(network.blocks, (3, side, side)),
+    }
+
+
+def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
+    """The network that a probe reads: pretrained, from a file, or untrained with calibrated norms.
+
+    UserError where the weights do not fit the network.
+    """
+    data = shop.data(spec)
+    torch.manual_seed(derive(spec.seed, "network"))
+    network = NETWORKS.get(spec.network)(spec.recipe.network, num_classes=len(data.classes))
+    network.to(device, memory_format=torch.channels_last)
+    if spec.parent is None and spec.encoder_file is None:
+        calibrate(network, data.train, spec.recipe, device)
+        return network
+    if spec.parent is not None:
+        path = shop.store.folder(spec.parent.id) / ENCODER
+    else:
+        path = Path(spec.encoder_file[0])
+    load_into(network, path)
+    return network
+
+
+def load_into(network: Network, path: Path) -> None:
+    """Load an encoder file; every key of the encoder must be there and fit."""
+    state = load_encoder(path)
+    head = {k for k in network.state_dict() if k not in network.encoder_state_dict()}
+    state = {k: v for k, v in state.items() if k not in head}
+    want = network.encoder_state_dict()
+    missing = [k for k in want if k not in state]
+    extra = [k for k in state if k not in want]
+    shapes = [k for k in want if k in state and state[k].shape != want[k].shape]
+    for problem, keys in (("lacks", missing), ("has unknown", extra), ("has misshapen", shapes)):
+        if keys:
+            raise UserError(
+                f"{path} does not fit this network: it {problem} {keys[0]} "
+                f"({len(keys)} keys in all); give the network, width and depth it was trained with"
+            )
+    network.load_state_dict(state, strict=False)
+
+
+def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+    """Linear accuracy at the probed blocks; decoder and precision are those of the pretraining."""
+    network = encoder_for(spec, shop, device)
+    probe = LinearProbe(network, shop.data(spec), spec.recipe, spec.seed, device)
+    scores = probe.fit(shop.progress(spec))
+    record.metrics = {
+        "top1": {"last": scores[-1].last, "best": scores[-1].best},
+        "top5": {"last": scores[-1].top5},
+    }
+    for block, score in zip(probe.blocks, scores, strict=True):
+        record.per_block[str(block)] = {
+            "stage": network.stage_of(block) + 1,
+            "top1": score.last,
+            "top1_best": score.best,
+        }
+    record.tags |= {
+        "probe": spec.recipe.probe.profile,
+        "probe_augmented": spec.recipe.probe.augment,
+        "decoder": "none",
+    }
+    if spec.parent is not None:
+        parent = shop.store.load(spec.parent.id)
+        record.tags["decoder"] = parent.units[-1]["auxiliary"]
+        record.tags["pretrain_precision"] = parent.tags["precision"]
+
+
+def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+    data = shop.data(spec)
+    accuracy = pixel_baseline(data, spec.recipe.data.resolution, spec.recipe)
+    record.metrics = {"top1": {"last": accuracy, "best": accuracy}}
+    record.tags["decoder"] = "none"
+
+
+KINDS = {"pretrain": _pretrain, "probe": _probe, "pixels": _pixels}
+
+__all__ = ["Workshop", "execute", "unit_name"]

@@ -1,0 +1,179 @@
+"""What every network is made of: blocks, the smallest parts that are trained on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+
+from torch import Tensor, nn
+
+from locbench import recipes
+from locbench.errors import UserError
+from locbench.registry import suggest
+
+Kind = Callable[[int, int, int], nn.Module]  # (in_channels, out_channels, stride) -> module
+
+STEMS = ("imagenet", "small")
+
+
+class Block(nn.Module):
+    """A part of a network that is trained on its own, and that can make others of its kind.
+
+    `stride` is the factor by which the block divides the height and the width of its input.
+    """
+
+    def __init__(
+        self, module: nn.Module, in_channels: int, out_channels: int, stride: int, kind: Kind
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+        self.kind = kind
+
+    @classmethod
+    def make(cls, kind: Kind, in_channels: int, out_channels: int, stride: int) -> Block:
+        """A block of this kind with fresh weights."""
+        return cls(kind(in_channels, out_channels, stride), in_channels, out_channels, stride, kind)
+
+    def like(self, in_channels: int, out_channels: int, stride: int) -> Block:
+        """A block of the same kind with weights of its own: what auxiliary networks are built of.
+
+        A stem, and a closing 1x1 convolution, make a block of the kind the network is built of.
+        Raises ValueError for widths that the kind cannot have.
+        """
+        return Block.make(self.kind, in_channels, out_channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H / stride, W / stride], rounded up."""
+        return self.module(features)
+
+
+class Network(nn.Module):
+    """An image classifier as a list of blocks and a head.
+
+    `parts` are registered under their names in the source network, so that its state dict loads
+    unchanged. Blocks and head only regroup the same modules: they are held, not registered.
+
+    blocks: in order; the first is the stem.
+    stages: ranges of block indices, one after the other, that cover all blocks.
+    taps: the index of every block whose output a feature pyramid reads.
+    head: takes the last feature map to [N, num_classes].
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, nn.Module],
+        blocks: Sequence[Block],
+        stages: Sequence[range],
+        taps: Sequence[int],
+        head: nn.Module,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.blocks = tuple(blocks)
+        self.stages = tuple(stages)
+        self.taps = tuple(taps)
+        self.num_classes = num_classes
+        self._head = (head,)  # in a tuple: as an attribute its keys would be there twice
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier on the last feature map, global average pooling included."""
+        return self._head[0]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The output channels of every block."""
+        return tuple(block.out_channels for block in self.blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] images -> [N, num_classes] logits."""
+        return self.head(self.encode(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] images -> the last block's feature map."""
+        for block in self.blocks:
+            images = block(images)
+        return images
+
+    def features_at(self, images: Tensor, indices: Iterable[int]) -> list[Tensor]:
+        """The outputs of these blocks, in the order asked for; runs no block above the highest.
+
+        Raises IndexError when there is no block of that index (negative ones included).
+        """
+        indices = list(indices)
+        if any(index not in range(len(self.blocks)) for index in indices):
+            raise IndexError(f"blocks {indices} of a network of {len(self.blocks)}")
+        found = {}
+        for index in range(max(indices, default=-1) + 1):
+            images = self.blocks[index](images)
+            if index in indices:
+                found[index] = images
+        return [found[index] for index in indices]
+
+    def block_parameters(self, index: int) -> list[nn.Parameter]:
+        """The parameters of one block."""
+        return list(self.blocks[index].parameters())
+
+    def stage_of(self, index: int) -> int:
+        """The stage that holds the block of this index; IndexError when there is none."""
+        for number, stage in enumerate(self.stages):
+            if index in stage:
+                return number
+        raise IndexError(f"block {index} of a network of {len(self.blocks)}")
+
+    def encoder_state_dict(self) -> dict[str, Tensor]:
+        """The state dict without the head's entries, under the names of the source network."""
+        head = {id(tensor) for tensor in self.head.state_dict(keep_vars=True).values()}
+        state = self.state_dict(keep_vars=True)
+        return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in head}
+
+    def train(self, mode: bool = True) -> Network:
+        """Set training or evaluation mode, also on the blocks' own flags."""
+        super().train(mode)
+        for part in (*self.blocks, self.head):
+            part.train(mode)
+        return self
+
+
+def make_stage(
+    kind: Kind, in_channels: int, out_channels: int, stride: int, depth: int
+) -> list[Block]:
+    """`depth` blocks of one kind, of which the first changes width and resolution."""
+    first = Block.make(kind, in_channels, out_channels, stride)
+    return [first, *(first.like(out_channels, out_channels, 1) for _ in range(depth - 1))]
+
+
+def joined(blocks: Iterable[Block]) -> nn.Sequential:
+    """The blocks' modules as one, the form in which source networks register a stage."""
+    return nn.Sequential(*(block.module for block in blocks))
+
+
+def consecutive(sizes: Iterable[int]) -> tuple[range, ...]:
+    """Adjoining ranges of these sizes, from 0: `consecutive([2, 1])` is (0..1, 2..2)."""
+    stops = list(accumulate(sizes))
+    return tuple(range(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
+
+
+def pooled_classifier(fc: nn.Linear) -> nn.Sequential:
+    """Global average pooling, then this linear layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)
+
+
+def scaled(channels: int, width: float, multiple: int) -> int:
+    """`channels` times `width`, to the nearest multiple of `multiple`, and at least 8."""
+    return max(8, int(channels * width / multiple + 0.5) * multiple)
+
+
+def check_settings(settings: recipes.Network) -> None:
+    """Raise UserError for a width, depth or stem that no network can have."""
+    if not settings.width > 0:
+        raise UserError(f"network.width is {settings.width}: give a number above 0 (1 = published)")
+    if settings.blocks < 0:
+        raise UserError(f"network.blocks is {settings.blocks}: give 0 (as published) or more")
+    if settings.stem not in STEMS:
+        raise UserError(f"network.stem is '{settings.stem}'{suggest(settings.stem, STEMS)}")

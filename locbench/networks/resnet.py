@@ -1,0 +1,82 @@
+"""ResNet-50 (v1.5: stride on the 3x3), built of torchvision's modules under torchvision's keys."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.models.resnet import Bottleneck, conv1x1
+
+from locbench import recipes
+from locbench.networks.base import (
+    Block,
+    Network,
+    check_settings,
+    consecutive,
+    joined,
+    make_stage,
+    pooled_classifier,
+    scaled,
+)
+
+DEPTHS = (3, 4, 6, 3)
+PLANES = (64, 128, 256, 512)
+
+
+def resnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
+    """ResNet-50: 17 blocks (stem, 16 bottlenecks) in four stages; the stem belongs to the first.
+
+    `settings.width` multiplies every width (to multiples of 8), `settings.blocks` is the number
+    of bottlenecks in each stage (0: 3, 4, 6, 3), and the stem is the ImageNet one (7x7 stride 2,
+    max-pooling) or, for images up to 64 pixels, "small" (3x3 stride 1, no pooling).
+    At full width and depth the state dict is torchvision's `resnet50`.
+    Raises UserError for settings that no network can have.
+    """
+    check_settings(settings)
+    depths = [settings.blocks or depth for depth in DEPTHS]
+    planes = [scaled(channels, settings.width, multiple=8) for channels in PLANES]
+    parts = _stem_parts(planes[0], small=settings.stem == "small")
+    stem = nn.Sequential(*parts.values())
+    blocks = [Block(stem, 3, planes[0], 1 if settings.stem == "small" else 4, bottleneck)]
+    for number, (depth, channels) in enumerate(zip(depths, planes, strict=True), start=1):
+        out_channels, stride = channels * Bottleneck.expansion, 1 if number == 1 else 2
+        stage = make_stage(bottleneck, blocks[-1].out_channels, out_channels, stride, depth)
+        parts[f"layer{number}"] = joined(stage)
+        blocks += stage
+    parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
+    stages = consecutive([1 + depths[0], *depths[1:]])
+    taps = [stage[-1] for stage in stages]
+    return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+
+
+def bottleneck(in_channels: int, out_channels: int, stride: int) -> Bottleneck:
+    """A bottleneck of inner width out_channels / 4, projected only where the shape changes.
+
+    Convolutions start from He's normal initialisation (fan-out) and the last batch norm's scale
+    from zero, so that a fresh residual branch adds nothing (as SimCLR's code does).
+    Raises ValueError when out_channels is no multiple of 4.
+    """
+    if out_channels % Bottleneck.expansion:
+        raise ValueError(f"a bottleneck's width must be a multiple of 4, not {out_channels}")
+    shortcut = None
+    if stride != 1 or in_channels != out_channels:
+        projection = conv1x1(in_channels, out_channels, stride)
+        shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+    block = Bottleneck(in_channels, out_channels // Bottleneck.expansion, stride, shortcut)
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            _he_normal(module)
+    nn.init.zeros_(block.bn3.weight)
+    return block
+
+
+def _stem_parts(channels: int, small: bool) -> dict[str, nn.Module]:
+    size, stride = (3, 1) if small else (7, 2)
+    conv = nn.Conv2d(3, channels, size, stride, padding=size // 2, bias=False)
+    _he_normal(conv)
+    parts = {"conv1": conv, "bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}
+    if not small:
+        parts["maxpool"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    return parts
+
+
+def _he_normal(conv: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

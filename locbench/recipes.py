@@ -1,0 +1,517 @@
+"""A training protocol: TOML read into frozen dataclasses, with scales, profiles and overrides.
+
+What decides a value, the later over the earlier: the defaults below; the file that `extends`
+names; the file itself; their [probe.profiles.NAME] of the chosen probe profile; the [scales.SCALE]
+of both; the [scales.SCALE.probe.profiles.NAME] of both; the overrides of the command line or of a
+table's cell. Every value is checked where it is written, also in scales and profiles that are not
+asked for, so that an error names the file and the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from locbench.errors import UserError
+from locbench.paths import recipes_dir
+from locbench.records import identity_hash
+from locbench.registry import DATASETS, suggest
+
+SCALES = ("paper", "small", "smoke")
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value must satisfy, and how to say so."""
+
+    holds: Callable[[Any], bool]
+    want: str
+
+
+Positive = Annotated[float, Limit(lambda x: x > 0, "above 0")]
+NotNegative = Annotated[float, Limit(lambda x: x >= 0, "at least 0")]
+Fraction = Annotated[float, Limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
+Share = Annotated[float, Limit(lambda x: 0 < x <= 1, "above 0 and at most 1")]
+Momentum = Annotated[float, Limit(lambda x: 0 <= x < 1, "at least 0 and below 1")]
+Hue = Annotated[float, Limit(lambda x: 0 <= x <= 0.5, "from 0 to 0.5")]
+Count = Annotated[int, Limit(lambda x: x >= 1, "at least 1")]
+Pairs = Annotated[int, Limit(lambda x: x >= 2, "at least 2 (the negatives are other images)")]
+Whole = Annotated[int, Limit(lambda x: x >= 0, "at least 0")]
+DataName = Annotated[str, DATASETS]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A registered data set, and the side of the square images in pixels."""
+
+    name: DataName = "shapes"
+    resolution: Count = 32
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """SimCLR's two random views (facts B.4): probabilities, strengths, and the normalisation.
+
+    `area` and `aspect` are the ranges of the random crop, `sigma` the blur's in pixels, `kernel`
+    its size as a share of the image's side; `mean` and `std` are of images in [0, 1].
+    """
+
+    area: tuple[Share, Share] = (0.08, 1.0)
+    aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip: Fraction = 0.5
+    jitter: Fraction = 0.8
+    brightness: NotNegative = 0.8
+    contrast: NotNegative = 0.8
+    saturation: NotNegative = 0.8
+    hue: Hue = 0.2
+    grayscale: Fraction = 0.2
+    blur: Fraction = 0.5
+    sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    kernel: Share = 0.1
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network's size: width factor, blocks a stage (0: as published), and its stem."""
+
+    width: Positive = 1.0
+    blocks: Whole = 0
+    stem: Literal["imagenet", "small"] = "imagenet"
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Pretraining's optimizer; `lr` is the peak after warm-up, `trust` LARS's coefficient."""
+
+    name: Literal["lars"] = "lars"
+    lr: NotNegative = 4.8
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 1e-6
+    trust: Positive = 0.001
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Epochs of pretraining, those of the linear warm-up included; half a cosine after it."""
+
+    epochs: Count = 800
+    warmup_epochs: NotNegative = 10.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """Images (not views) a step, and the arithmetic."""
+
+    batch: Pairs = 4096
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The linear probe (facts B.5): SGD on frozen features, lr / 10 at every milestone (epochs)."""
+
+    profile: str = "loco"
+    epochs: Count = 100
+    lr: NotNegative = 30.0
+    momentum: Momentum = 0.0
+    weight_decay: NotNegative = 0.0
+    batch: Count = 256
+    milestones: tuple[Count, ...] = (30, 60, 90)
+    augment: bool = True
+    blocks: Literal["last", "all"] = "last"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved protocol at one scale; `rule` holds free scalars that the rule itself checks."""
+
+    name: str
+    scale: str
+    title: str = ""
+    rule: dict[str, Scalar] = field(default_factory=dict)
+    data: Data = field(default_factory=Data)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    network: Network = field(default_factory=Network)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    training: Training = field(default_factory=Training)
+    probe: Probe = field(default_factory=Probe)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and scalars, as they stand in a record; see `recipe_from_dict`."""
+        return _plain(dataclasses.asdict(self))
+
+    @property
+    def hash(self) -> str:
+        """sha256 (hex) of the canonical JSON of `as_dict()`."""
+        return identity_hash(self.as_dict())
+
+
+SECTIONS = {
+    cls.__name__.lower(): cls
+    for cls in (Data, Augmentation, Network, Optimizer, Schedule, Training, Probe)
+}
+
+_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a string"}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with locbench, such as 'loco/imagenet', sorted."""
+    root = recipes_dir()
+    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.toml"))
+
+
+def load_recipe(
+    name: str, scale: str = "paper", overrides: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe `name` ('loco/imagenet', or the path of a .toml file) at a scale.
+
+    Overrides are values by dotted key: {"optimizer.lr": 0.4}. Text given for a key that is not
+    text is read as TOML. Raises UserError with the file (or the override), the key and the nearest
+    known one for anything that is unknown, of the wrong type or out of range.
+    """
+    if scale not in SCALES:
+        raise UserError(f"unknown scale '{scale}'{suggest(scale, SCALES)}")
+    files = _files(name)
+    groups = _layers(files, name, scale)
+    changes = _checked_overrides(overrides or {})
+    profile = _choose_profile([x for group in groups for x in group], changes, files[-1].path)
+    values = _merge(groups, profile)
+    for key, value in changes.items():
+        section, entry = key.split(".", 1)
+        values.setdefault(section, {})[entry] = value
+    values["probe"]["profile"] = profile
+    title = next((f.title for f in reversed(files) if f.title), "")
+    where = f"{files[-1].path} at scale {scale}" + (" with overrides" if changes else "")
+    return _build(values, name.removesuffix(".toml"), scale, title, where)
+
+
+def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that `as_dict()` wrote, under the same checks; `where` begins an error's line."""
+    for key in ("name", "scale"):
+        if not isinstance(values.get(key), str):
+            raise UserError(f"{where}: the recipe has no '{key}'; run it again")
+    if values["scale"] not in SCALES:
+        raise UserError(f"{where}: unknown scale '{values['scale']}'; run it again")
+    sections = {k: v for k, v in values.items() if k not in ("name", "scale", "title")}
+    checked = {s: _check_section(s, entries, where) for s, entries in sections.items()}
+    return _build(checked, values["name"], values["scale"], values.get("title", ""), where)
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """['optimizer.lr=0.4', 'data.name=shapes'] -> values by key.
+
+    A value is TOML; what is not (a bare word) is text. Raises UserError for a pair without '='.
+    """
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {pair}: expected KEY=VALUE, for instance optimizer.lr=0.4")
+        values[key.strip()] = _parse_value(text.strip())
+    return values
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Checked values by section, and those of the probe by profile."""
+
+    sections: dict[str, dict[str, Any]]
+    profiles: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    title: str
+    extends: str | None
+    paper: _Layer
+    scales: dict[str, _Layer]
+
+
+def _files(name: str) -> list[_File]:
+    """The file, after the one it extends if it does."""
+    file = _read(_path(name))
+    if file.extends is None:
+        return [file]
+    try:
+        base = _read(_path(file.extends))
+    except UserError as error:
+        raise UserError(f"{file.path}: extends '{file.extends}': {error}") from error
+    if base.extends is not None:
+        raise UserError(
+            f"{file.path}: extends '{file.extends}', which itself extends '{base.extends}'; "
+            "one level is allowed, so extend that one"
+        )
+    return [base, file]
+
+
+def _path(name: str) -> Path:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{path}: no such recipe file")
+        return path
+    path = recipes_dir() / f"{name}.toml"
+    if not path.is_file():
+        raise UserError(f"unknown recipe '{name}'{suggest(name, recipe_names())}")
+    return path
+
+
+def _read(path: Path) -> _File:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
+    heads = {}
+    for key in ("title", "extends"):
+        heads[key] = table.pop(key, None)
+        if not isinstance(heads[key], str | None):
+            raise UserError(f"{path}: {key} must be a string")
+    scales = table.pop("scales", {})
+    if not isinstance(scales, dict):
+        raise UserError(f"{path}: scales must be tables such as [scales.smoke.schedule]")
+    for scale in scales:
+        if scale not in SCALES[1:]:
+            raise UserError(f"{path}: unknown scale '{scale}'{suggest(scale, SCALES[1:])}")
+    return _File(
+        path=path,
+        title=heads["title"] or "",
+        extends=heads["extends"],
+        paper=_layer(table, str(path), ("title", "extends", "scales")),
+        scales={scale: _layer(t, f"{path}: scales.{scale}") for scale, t in scales.items()},
+    )
+
+
+def _layer(table: Any, where: str, heads: tuple[str, ...] = ()) -> _Layer:
+    """The sections of a file or of one of its scales; `heads` are what else may stand there."""
+    sections: dict[str, dict[str, Any]] = {}
+    profiles: dict[str, dict[str, Any]] = {}
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: must be a table of sections, such as [schedule]")
+    for section, entries in table.items():
+        if section not in SECTIONS and section != "rule":
+            known = (*SECTIONS, "rule", *heads)
+            raise UserError(f"{where}: unknown section or key '{section}'{suggest(section, known)}")
+        if section == "probe" and isinstance(entries, dict):
+            entries = dict(entries)
+            profiles = _profiles(entries.pop("profiles", {}), where)
+        sections[section] = _check_section(section, entries, where)
+    return _Layer(sections, profiles)
+
+
+def _profiles(table: Any, where: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: probe.profiles must be tables such as [probe.profiles.moco]")
+    for name, entries in table.items():
+        if isinstance(entries, dict) and "profile" in entries:
+            raise UserError(f"{where}: [probe.profiles.{name}] cannot choose a profile itself")
+    return {
+        name: _check_section("probe", entries, f"{where}: probe.profiles.{name}")
+        for name, entries in table.items()
+    }
+
+
+def _layers(files: list[_File], name: str, scale: str) -> list[list[_Layer]]:
+    """What applies at a scale: the paper's layers of all files, then the scale's of all files."""
+    paper = [file.paper for file in files]
+    if scale == "paper":
+        return [paper]
+    scaled = [file.scales[scale] for file in files if scale in file.scales]
+    if not scaled:
+        # Going on would run the paper's budget under another scale's name.
+        raise UserError(
+            f"recipe '{name}' has no scale '{scale}'; "
+            f"add a [scales.{scale}] section to {files[-1].path}"
+        )
+    return [paper, scaled]
+
+
+def _merge(groups: list[list[_Layer]], profile: str) -> dict[str, dict[str, Any]]:
+    """Values by section; in each group the probe's profile is over what its files say of probes."""
+    values: dict[str, dict[str, Any]] = {"probe": {}}
+    for group in groups:
+        for layer in group:
+            for section, entries in layer.sections.items():
+                values.setdefault(section, {}).update(entries)
+        for layer in group:
+            values["probe"].update(layer.profiles.get(profile, {}))
+    return values
+
+
+def _choose_profile(layers: list[_Layer], changes: Mapping[str, Any], path: Path) -> str:
+    """The probe profile asked for; the one that [probe] itself describes needs no section."""
+    named = [layer.sections.get("probe", {}).get("profile") for layer in layers]
+    own = [name for name in named if name] or [Probe().profile]
+    chosen = changes.get("probe.profile", own[-1])
+    known = {own[0]} | {name for layer in layers for name in layer.profiles}
+    if chosen not in known:
+        raise UserError(
+            f"{path}: unknown value '{chosen}' for probe.profile{suggest(chosen, sorted(known))}"
+        )
+    return chosen
+
+
+# --- checks ----------------------------------------------------------------------------------
+
+
+@cache
+def _kinds(section: str) -> dict[str, Any]:
+    """The annotated types of a section's keys."""
+    return get_type_hints(SECTIONS[section], include_extras=True)
+
+
+def _check_section(section: str, entries: Any, where: str) -> dict[str, Any]:
+    """The entries of one section, converted; UserError for an unknown key or a wrong value."""
+    if section not in SECTIONS and section != "rule":
+        raise UserError(f"{where}: unknown section '{section}'{suggest(section, SECTIONS)}")
+    if not isinstance(entries, Mapping):
+        raise UserError(f"{where}: {section} must be a section, [{section}], not a value")
+    if section == "rule":
+        return {k: _scalar(v, f"{where}: rule.{k}") for k, v in entries.items()}
+    kinds = _kinds(section)
+    for key in entries:
+        if key not in kinds:
+            raise UserError(f"{where}: unknown key '{section}.{key}'{suggest(key, kinds)}")
+    return {k: _checked(v, kinds[k], f"{where}: {section}.{k}") for k, v in entries.items()}
+
+
+def _scalar(value: Any, where: str) -> Scalar:
+    if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
+        raise UserError(f"{where} must be a string, a finite number, true or false, not {value!r}")
+    return value
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    """`value` as `kind` (a type, Literal, tuple or Annotated with limits); UserError if it is not.
+
+    Whole numbers pass for floats; true and false do not pass for numbers.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        value = _checked(value, args[0], where)
+        _check_limit(value, args[1], where)
+        return value
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{where}: unknown value {value!r}{suggest(str(value), args)}")
+        return value
+    if origin is tuple:
+        return _checked_tuple(value, args, where)
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{where} must be {_WORDS[kind]}, not {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number, not {value!r}")
+    return kind(value)
+
+
+def _check_limit(value: Any, limit: Any, where: str) -> None:
+    if isinstance(limit, Limit):
+        if not limit.holds(value):
+            raise UserError(f"{where} must be {limit.want}, not {value!r}")
+    elif value not in limit.names():
+        raise UserError(f"{where}: unknown {limit.kind} '{value}'{suggest(value, limit.names())}")
+
+
+def _checked_tuple(value: Any, args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    repeated = args[-1] is Ellipsis
+    if not isinstance(value, list | tuple) or not (repeated or len(value) == len(args)):
+        count = "" if repeated else f"{len(args)} "
+        raise UserError(f"{where} must be a list of {count}numbers, not {value!r}")
+    kinds = [args[0]] * len(value) if repeated else args
+    return tuple(_checked(v, kind, where) for v, kind in zip(value, kinds, strict=True))
+
+
+def _checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides by dotted key, converted like the values of a file."""
+    checked = {}
+    for key, value in overrides.items():
+        section, dot, entry = key.partition(".")
+        kinds = _kinds(section) if section in SECTIONS else {}
+        if section == "rule" and dot and entry:
+            checked[key] = _scalar(value, f"override {key}")
+        elif entry in kinds:
+            kind = kinds[entry]
+            value = _parse_value(value) if isinstance(value, str) and not _is_text(kind) else value
+            checked[key] = _checked(value, kind, f"override {key}")
+        else:
+            raise UserError(f"override {key}: unknown key{_nearest_key(key)}")
+    return checked
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether values of this type are text, so that '1' stays what it is."""
+    if get_origin(kind) is Literal:
+        return True
+    return kind is str or (get_origin(kind) is Annotated and get_args(kind)[0] is str)
+
+
+def _nearest_key(key: str) -> str:
+    """A suggestion for an override's key; for one without a section, the sections that have it."""
+    section, dot, _ = key.partition(".")
+    known = [f"{s}.{entry}" for s in SECTIONS for entry in _kinds(s)]
+    if dot:
+        return suggest(key, [k for k in known if k.startswith(f"{section}.")] or known)
+    homes = [k for k in known if k.split(".")[1] == key]
+    if homes:
+        return f"; did you mean {' or '.join(repr(k) for k in homes)}?"
+    return f"; a key is SECTION.NAME, and the sections are {', '.join([*SECTIONS, 'rule'])}"
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+# --- the whole -------------------------------------------------------------------------------
+
+
+def _build(
+    values: Mapping[str, dict[str, Any]], name: str, scale: str, title: str, where: str
+) -> Recipe:
+    sections = {section: cls(**values.get(section, {})) for section, cls in SECTIONS.items()}
+    recipe = Recipe(name, scale, title, dict(values.get("rule", {})), **sections)
+    _check_together(recipe, where)
+    return recipe
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """What one key alone cannot show."""
+    for key in ("area", "aspect", "sigma"):
+        low, high = getattr(recipe.augmentation, key)
+        if low > high:
+            raise UserError(f"{where}: augmentation.{key} must be [low, high], not [{low}, {high}]")
+    milestones = list(recipe.probe.milestones)
+    if milestones != sorted(set(milestones)):
+        raise UserError(f"{where}: probe.milestones must rise, not {milestones}")
+    warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
+    if warmup > epochs:
+        raise UserError(
+            f"{where}: schedule.warmup_epochs = {warmup:g} is longer than "
+            f"schedule.epochs = {epochs}; set both"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,84 @@
+"""Names to code, loaded only when asked for, so that listing and help need no torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from locbench.errors import UserError
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of an error line: the nearest known name if there is one, else all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered component; `version` goes up when a fix in code changes its results."""
+
+    name: str
+    target: str
+    summary: str
+    version: int = 1
+
+    def load(self) -> Any:
+        """The component itself: imports its module."""
+        module, attribute = self.target.split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+class Registry:
+    """A lazy table of components of one kind; an unknown name is a `UserError` with the nearest."""
+
+    def __init__(self, kind: str, *entries: Entry) -> None:
+        self.kind = kind
+        self.entries = {entry.name: entry for entry in entries}
+
+    def __iter__(self):
+        return iter(self.entries.values())
+
+    def names(self) -> list[str]:
+        """All registered names, in the order of registration."""
+        return list(self.entries)
+
+    def entry(self, name: str) -> Entry:
+        """The entry of this name."""
+        if name not in self.entries:
+            raise UserError(f"unknown {self.kind} '{name}'{suggest(name, self.entries)}")
+        return self.entries[name]
+
+    def get(self, name: str) -> Any:
+        """The component of this name, imported on first use."""
+        return self.entry(name).load()
+
+
+RULES = Registry(
+    "rule",
+    Entry("simclr", "locbench.rules.simclr:simclr", "SimCLR: one unit, end to end (LoCo sec. 3.1)"),
+    Entry("gim", "locbench.rules.gim:gim", "Greedy InfoMax: one unit a stage (LoCo sec. 3.2)"),
+    Entry("loco", "locbench.rules.loco:loco", "LoCo: units of two stages, overlapping (sec. 4)"),
+)
+
+NETWORKS = Registry(
+    "network",
+    Entry("resnet50", "locbench.networks.resnet:resnet50", "ResNet-50, torchvision's modules"),
+    Entry(
+        "shufflenet_v2_50",
+        "locbench.networks.shufflenet:shufflenet_v2_50",
+        "ShuffleNet v2-50 of the ShuffleNet v2 paper's appendix",
+    ),
+)
+
+DATASETS = Registry(
+    "data set",
+    Entry("shapes", "locbench.data.shapes:shapes", "Shapes: built in, generated, 10 classes"),
+    Entry("imagenet", "locbench.data.folders:imagenet", "ImageNet-1k as an image folder"),
+    Entry("imagenette", "locbench.data.folders:imagenette", "Imagenette, folder or tar"),
+    Entry("folder", "locbench.data.folders:folder", "any image folder: train/CLASS, val/CLASS"),
+)

@@ -1,0 +1,89 @@
+"""What SimCLR, GIM and LoCo share: InfoNCE and the decoder that hangs on a unit's output."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from locbench.networks.base import Block
+from locbench.training.engine import Batch
+
+
+def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """InfoNCE over 2N views (LoCo eq. 1): the loss and the share of positives ranked first.
+
+    z: [2N, D], view i and view i+N show the same image. The positive of a view is the other view
+    of its image; the 2N-2 views of other images are the negatives; the view itself is left out.
+    Similarity is the cosine over the temperature; cross-entropy is averaged over the 2N views.
+    Computed in at least fp32, whatever autocast says.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+        logits = z @ z.T / temperature
+        logits.fill_diagonal_(float("-inf"))
+        positive = torch.arange(len(z), device=z.device).roll(len(z) // 2)
+        loss = F.cross_entropy(logits, positive)
+        return loss, (logits.detach().argmax(dim=1) == positive).float().mean()
+
+
+def mlp(channels: int, layers: int, dimension: int) -> nn.Sequential:
+    """SimCLR's projection head: Linear-BN-ReLU ... Linear-BN, no biases, weights N(0, 0.01).
+
+    The last batch norm has a scale but no shift (facts B.2, from the SimCLR v1 code).
+    """
+    steps: OrderedDict[str, nn.Module] = OrderedDict()
+    for k in range(layers):
+        last = k == layers - 1
+        width = dimension if last else channels
+        linear = nn.Linear(channels, width, bias=False)
+        nn.init.normal_(linear.weight, std=0.01)
+        norm = nn.BatchNorm1d(width)
+        norm.bias.requires_grad_(not last)
+        steps[f"linear{k + 1}"], steps[f"norm{k + 1}"] = linear, norm
+        if not last:
+            steps[f"relu{k + 1}"] = nn.ReLU(inplace=True)
+    return nn.Sequential(steps)
+
+
+class Decoder(nn.Module):
+    """[conv blocks with down-sampling] - global average pool - MLP -> [2N, dimension].
+
+    The conv blocks are of the kind of the block they follow, channels kept, stride 2: LoCo's
+    "1 conv block" decoder has one (sec. 5.4), the plain decoder none (sec. 5.1).
+    """
+
+    def __init__(self, block: Block, conv_blocks: int, mlp_layers: int, dimension: int) -> None:
+        super().__init__()
+        channels = block.out_channels
+        self.convs = nn.Sequential(*(block.like(channels, channels, 2) for _ in range(conv_blocks)))
+        self.mlp = mlp(channels, mlp_layers, dimension)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features [2N, C, H, W] -> projections [2N, dimension]."""
+        return self.mlp(self.convs(features).mean(dim=(2, 3)))
+
+
+class Contrastive(nn.Module):
+    """The objective of all three rules: InfoNCE on a decoder's output."""
+
+    def __init__(
+        self,
+        block: Block,
+        temperature: float,
+        conv_blocks: int,
+        mlp_layers: int,
+        dimension: int = 128,
+    ) -> None:
+        super().__init__()
+        self.decoder = Decoder(block, conv_blocks, mlp_layers, dimension)
+        self.temperature = temperature
+        convs = {0: "", 1: "1 conv block + "}.get(conv_blocks, f"{conv_blocks} conv blocks + ")
+        self.description = f"{convs}{mlp_layers}-layer MLP"
+
+    def forward(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """features [2N, C, H, W] -> InfoNCE and {"accuracy": positives ranked first}."""
+        loss, accuracy = info_nce(self.decoder(features), self.temperature)
+        return loss, {"accuracy": accuracy}

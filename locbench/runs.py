@@ -1,0 +1,129 @@
+"""Runs: what is to be run, known by the hash of all that decides its result. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from locbench.recipes import Recipe
+from locbench.records import identity_hash
+from locbench.registry import DATASETS, NETWORKS, RULES
+
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a pretraining, a probe of an encoder, or logistic regression on pixels.
+
+    `rule` is "untrained" for a probe of initial weights. `parent` is the pretraining that a probe
+    reads its encoder from; `encoder_file` (path, sha256) is a file given in its place.
+    `fingerprint` says which data set is used, by version and checksum.
+    """
+
+    kind: str
+    recipe: Recipe
+    rule: str
+    network: str
+    seed: int
+    fingerprint: dict[str, Any]
+    parent: RunSpec | None = None
+    encoder_file: tuple[str, str] | None = None
+
+    @property
+    def scale(self) -> str:
+        """smoke, small or paper."""
+        return self.recipe.scale
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result, and nothing else (no device, no paths, no dates)."""
+        data = {**self.fingerprint, "resolution": self.recipe.data.resolution}
+        return {"kind": self.kind, "seed": self.seed, "data": data, **self._settings()}
+
+    def _settings(self) -> dict[str, Any]:
+        recipe = self.recipe.as_dict()
+        if self.kind == "pixels":
+            return {"classifier": {"name": "logistic regression", "version": 1}}
+        network = {
+            "name": self.network,
+            "version": NETWORKS.entry(self.network).version,
+            "settings": recipe["network"],
+        }
+        if self.kind == "pretrain":
+            sections = ("augmentation", "optimizer", "schedule", "training")
+            rule = {"name": self.rule, "version": RULES.entry(self.rule).version}
+            rule["settings"] = recipe["rule"]
+            return {"network": network, "rule": rule, **{k: recipe[k] for k in sections}}
+        if self.parent is not None:
+            encoder = {"run": self.parent.id}
+        elif self.encoder_file is not None:
+            encoder = {"file": self.encoder_file[1]}
+        else:
+            encoder = {"untrained": self.seed}
+        view = {k: recipe["augmentation"][k] for k in ("area", "aspect", "flip", "mean", "std")}
+        return {
+            "network": network,
+            "encoder": encoder,
+            "probe": recipe["probe"],
+            "view": view,
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the identity."""
+        return identity_hash(self.identity)
+
+    @cached_property
+    def id(self) -> str:
+        """A name for folders and people: what it is, then the first digits of the hash."""
+        parts = [self.kind]
+        if self.kind != "pixels":
+            parts += [self.rule, self.network]
+        if self.kind == "probe":
+            parts.append(self.recipe.probe.profile)
+        return "-".join([*parts, self.scale, f"s{self.seed}", self.hash[:10]])
+
+    def with_ancestors(self) -> list[RunSpec]:
+        """This run after those it needs."""
+        return [*(self.parent.with_ancestors() if self.parent else []), self]
+
+
+def plan_pretrain(
+    recipe: Recipe, rule: str, network: str, seed: int, fingerprint: dict[str, Any]
+) -> RunSpec:
+    """The pretraining of `network` with `rule`; UserError if either is not registered."""
+    RULES.entry(rule)
+    NETWORKS.entry(network)
+    return RunSpec("pretrain", recipe, rule, network, seed, fingerprint)
+
+
+def plan_probe(
+    recipe: Recipe, rule: str, network: str, seed: int, fingerprint: dict[str, Any]
+) -> RunSpec:
+    """The probe of what `rule` pretrained, or of untrained weights."""
+    parent = None
+    if rule != UNTRAINED:
+        parent = plan_pretrain(recipe, rule, network, seed, fingerprint)
+    return RunSpec("probe", recipe, rule, network, seed, fingerprint, parent)
+
+
+def plan_pixels(recipe: Recipe, fingerprint: dict[str, Any]) -> RunSpec:
+    """Logistic regression on the pixels of the same data: no network, no seed."""
+    return RunSpec("pixels", recipe, "pixels", "", 0, fingerprint)
+
+
+def unique(specs: list[RunSpec]) -> list[RunSpec]:
+    """Each run once, those that others need first."""
+    ordered: dict[str, RunSpec] = {}
+    for spec in specs:
+        for run in spec.with_ancestors():
+            ordered.setdefault(run.id, run)
+    return list(ordered.values())
+
+
+def with_probe_profile(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with fields of its probe section replaced."""
+    return dataclasses.replace(recipe, probe=dataclasses.replace(recipe.probe, **changes))

@@ -1,0 +1,1 @@
+"""Training: the local step (engine), the loop around it, optimizers, schedules, checkpoints."""

@@ -1,0 +1,174 @@
+"""The local step: one engine that trains any list of units.
+
+The network is cut at every unit's start and stop; the pieces are segments. A segment runs forward
+once a step on a detached leaf and keeps a graph of its own. As soon as a unit's last segment is
+done its loss goes backward, from segment to segment through the gradients left in the leaves, and
+stops at the unit's first block. The graph of a segment lives only while a later unit needs it, so
+peak memory is that of the largest unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step sees: images [B,3,H,W] (two views stacked as 2N for contrastive rules).
+
+    `targets` [B] and `pixels` (the images in [0, 1] before normalisation) where a rule needs them.
+    """
+
+    images: Tensor
+    targets: Tensor | None = None
+    pixels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Blocks [start, stop), the objective on their output, and which blocks its loss may update.
+
+    `updates` holds block indices (None: all blocks of the unit); gradients still flow through the
+    others. `ties` are further parameters that the loss reaches, such as those of a soft penalty.
+    """
+
+    start: int
+    stop: int
+    objective: nn.Module
+    updates: frozenset[int] | None = None
+    ties: tuple[nn.Parameter, ...] = ()
+
+    def updated_blocks(self) -> list[int]:
+        """Indices of the blocks whose parameters the loss may change."""
+        span = range(self.start, self.stop)
+        return list(span) if self.updates is None else [b for b in span if b in self.updates]
+
+
+def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """The parameters of the modules that require a gradient, each once."""
+    seen = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    return list(seen.values())
+
+
+@dataclass
+class _Graphs:
+    """Inputs and outputs of the segments whose graphs are alive."""
+
+    x: dict[int, Tensor] = field(default_factory=dict)
+    y: dict[int, Tensor] = field(default_factory=dict)
+
+    def drop(self, segment: int) -> None:
+        self.x.pop(segment, None)
+        self.y.pop(segment, None)
+
+
+class Engine:
+    """Computes, for a batch, every unit's loss and leaves the gradients in `.grad`.
+
+    Gradients equal those of separate autograd on each unit's loss, summed where units overlap.
+    `autocast` is the dtype of the forward pass (None: the dtype of the weights); backward runs
+    outside of it. Raises ValueError for a unit that is empty or reaches past the last block.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        units: Sequence[Unit],
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        for unit in units:
+            if not 0 <= unit.start < unit.stop <= len(blocks):
+                raise ValueError(
+                    f"unit [{unit.start}, {unit.stop}) does not fit a network of "
+                    f"{len(blocks)} blocks"
+                )
+        self.blocks = tuple(blocks)
+        self.units = sorted(units, key=lambda unit: (unit.stop, -unit.start))
+        self.autocast = autocast
+        cuts = sorted({0} | {u.start for u in units} | {u.stop for u in units})
+        self.segments = list(zip(cuts[:-1], cuts[1:], strict=True))
+        self._first = [cuts.index(unit.start) for unit in self.units]
+        self._ending = [
+            [i for i, unit in enumerate(self.units) if unit.stop == stop]
+            for _, stop in self.segments
+        ]
+        self._last = [
+            max((i for i, u in enumerate(self.units) if u.start <= a and b <= u.stop), default=-1)
+            for a, b in self.segments
+        ]
+        self._parameters = [
+            [self._updated(unit, a, b) for a, b in self.segments] for unit in self.units
+        ]
+        self._own = [[*trainable([unit.objective]), *unit.ties] for unit in self.units]
+
+    def _updated(self, unit: Unit, start: int, stop: int) -> list[nn.Parameter]:
+        return trainable(self.blocks[b] for b in unit.updated_blocks() if start <= b < stop)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter that some unit updates, blocks first, each once."""
+        updated = {b for unit in self.units for b in unit.updated_blocks()}
+        modules = [self.blocks[b] for b in sorted(updated)]
+        return trainable([*modules, *(unit.objective for unit in self.units)])
+
+    def step(self, batch: Batch) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Forward and backward of all units: losses [units], in the engine's order, and logs."""
+        losses: list[Tensor] = []
+        logs: list[dict[str, Tensor]] = []
+        graphs = _Graphs()
+        out = batch.images
+        for s in range(len(self.segments)):
+            out = self._forward(s, out, graphs)
+            for i in self._ending[s]:
+                loss, log, gradient = self._objective(i, out, batch)
+                self._backward(i, s, gradient, graphs)
+                losses.append(loss)
+                logs.append(log)
+            out = out.detach()
+        return torch.stack(losses), logs
+
+    def _precision(self, like: Tensor):
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(like.device.type, self.autocast)
+
+    def _forward(self, s: int, source: Tensor, graphs: _Graphs) -> Tensor:
+        """Run segment s on a detached leaf; its graph is kept if some unit needs it."""
+        start, stop = self.segments[s]
+        x = source.detach()
+        if any(u.start < start and stop <= u.stop for u in self.units):
+            x.requires_grad_()
+        with torch.set_grad_enabled(self._last[s] >= 0), self._precision(source):
+            y = x
+            for block in self.blocks[start:stop]:
+                y = block(y)
+        if self._last[s] >= 0:
+            graphs.x[s], graphs.y[s] = x, y
+        return y
+
+    def _objective(
+        self, i: int, out: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Unit i's loss on a leaf of its own: its graph is freed before the blocks go backward."""
+        features = out.detach().requires_grad_()
+        with self._precision(out):
+            loss, log = self.units[i].objective(features, batch)
+        torch.autograd.backward(loss, inputs=[*self._own[i], features])
+        return loss.detach(), log, features.grad
+
+    def _backward(self, i: int, s: int, gradient: Tensor | None, graphs: _Graphs) -> None:
+        """Walk unit i's gradient down from segment s to its first one, freeing what is done."""
+        for t in range(s, self._first[i] - 1, -1):
+            x, y = graphs.x[t], graphs.y[t]
+            goes_on = t > self._first[i]
+            inputs = [*self._parameters[i][t], x] if goes_on else self._parameters[i][t]
+            if inputs:
+                keep = self._last[t] != i
+                torch.autograd.backward(y, gradient, retain_graph=keep, inputs=inputs)
+            gradient, x.grad = x.grad, None
+            if self._last[t] == i:
+                graphs.drop(t)

@@ -1,0 +1,164 @@
+"""Pretraining: the loop around the engine, which can be killed at any step and go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from locbench.cost.activations import SavedBytes
+from locbench.data import ImageData
+from locbench.data.augmentation import SimCLRAugmentation
+from locbench.errors import UserError
+from locbench.recipes import Recipe
+from locbench.registry import NETWORKS
+from locbench.rules import build_units
+from locbench.training.checkpoints import load_checkpoint, save_checkpoint
+from locbench.training.engine import Batch, Engine, Unit
+from locbench.training.guard import Diverged, FiniteGuard, pick_precision
+from locbench.training.optimizers import count_steps, make_optimizer, warmup_cosine
+from locbench.training.seeds import derive, generator, stream
+
+WINDOWS = 200  # how often the losses are read in a run, at most
+SAVE_EVERY_S = 20.0
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def unit_name(network: nn.Module, unit: Unit) -> str:
+    """How people see a unit: 'stages 1-2', or its blocks where they are not whole stages."""
+    held = [
+        k + 1
+        for k, stage in enumerate(network.stages)
+        if unit.start <= stage.start and stage.stop <= unit.stop
+    ]
+    if sum(len(network.stages[k - 1]) for k in held) != unit.stop - unit.start:
+        return f"blocks {unit.start + 1}-{unit.stop}"
+    return f"stage {held[0]}" if len(held) == 1 else f"stages {held[0]}-{held[-1]}"
+
+
+class Trainer:
+    """One run of one rule on one network; all its state is in `state()`.
+
+    Every random draw comes from (seed, step): initial weights from the seed, the order of the
+    images from the epoch, the augmentation from the step. So step count, weights, optimizer and
+    batch-norm state are enough to go on bit for bit.
+    """
+
+    def __init__(
+        self, recipe: Recipe, rule: str, network: str, seed: int, data: ImageData, device: str
+    ) -> None:
+        self.recipe, self.seed, self.data = recipe, seed, data
+        self.device = torch.device(device)
+        torch.manual_seed(derive(seed, "network"))
+        self.network = NETWORKS.get(network)(recipe.network, num_classes=len(data.classes))
+        torch.manual_seed(derive(seed, "objectives"))
+        units = build_units(rule, self.network, recipe.rule)
+        self.network.to(self.device, memory_format=torch.channels_last).train()
+        self.objectives = nn.ModuleList(unit.objective for unit in units)
+        self.objectives.to(self.device, memory_format=torch.channels_last).train()
+        self.precision = pick_precision(recipe.training.precision, self.device)
+        self.engine = Engine(self.network.blocks, units, self.precision)
+        self.names = [unit_name(self.network, unit) for unit in self.engine.units]
+        self.optimizer = make_optimizer(self.engine.parameters(), recipe.optimizer)
+        self.guard = FiniteGuard(self.engine.parameters(), self.device)
+        self.augment = SimCLRAugmentation(recipe.augmentation, recipe.data.resolution)
+        images, batch = len(data.train), recipe.training.batch
+        if batch > images:
+            raise UserError(
+                f"training.batch = {batch} is more than the {images} training images of "
+                f"{data.name}; set a smaller one with --set training.batch=N"
+            )
+        self.total = count_steps(images, recipe.schedule.epochs, batch)
+        self.warmup = round(recipe.schedule.warmup_epochs * images / batch)
+        self.window = max(1, self.total // WINDOWS)
+        self.step = 0
+        self.elapsed = 0.0
+        self.activation_bytes = 0
+        self.curves: dict[str, Any] = {"step": [], "lr": [], "units": {n: {} for n in self.names}}
+        self._pending: list[Tensor] = []
+
+    def learning_rate(self) -> float:
+        """The rate of the coming step."""
+        return warmup_cosine(self.step, self.total, self.warmup, self.recipe.optimizer.lr)
+
+    def batch(self) -> Batch:
+        """The coming step's two views, stacked: [2N, 3, R, R]."""
+        n = self.recipe.training.batch
+        indices = stream(self.seed, len(self.data.train), self.step * n, (self.step + 1) * n)
+        images = self.data.train.batch(indices).to(self.device, non_blocking=True)
+        views = self.augment.views(images, generator(self.seed, "augmentation", self.step))
+        return Batch(views.contiguous(memory_format=torch.channels_last))
+
+    def train_step(self) -> None:
+        """One step of all units; losses stay on the device."""
+        torch.manual_seed(derive(self.seed, "step", self.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, logs = self.engine.step(self.batch())
+        self.guard.step(self.optimizer, losses)
+        self._figures = [(n, key) for n, log in zip(self.names, logs, strict=True) for key in log]
+        logged = [log[key] for log in logs for key in log]
+        self._pending.append(torch.stack([*losses.unbind(), *logged]))
+        self.step += 1
+
+    def read(self) -> dict[str, float]:
+        """Wait for the device, add the last steps' mean losses to the curves, raise Diverged."""
+        figures = torch.stack(self._pending).cpu()
+        first = self.step - len(self._pending)
+        self._pending = []
+        bad = (~figures[:, : len(self.names)].isfinite()).nonzero()
+        if len(bad):
+            raise Diverged(self.names[int(bad[0, 1])], first + int(bad[0, 0]))
+        self.curves["step"].append(self.step)
+        self.curves["lr"].append(self.learning_rate())
+        keys = [*((name, "loss") for name in self.names), *self._figures]
+        for (name, key), value in zip(keys, figures.mean(dim=0).tolist(), strict=True):
+            self.curves["units"][name].setdefault(key, []).append(value)
+        return {name: self.curves["units"][name]["loss"][-1] for name in self.names}
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "objectives": self.objectives.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "curves": self.curves,
+            "elapsed": self.elapsed,
+            "activation_bytes": self.activation_bytes,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.network.load_state_dict(state["network"])
+        self.objectives.load_state_dict(state["objectives"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for key in ("step", "curves", "elapsed", "activation_bytes"):
+            setattr(self, key, state[key])
+
+    def fit(self, checkpoint: Path, progress: Progress) -> None:
+        """Train to the end, from the checkpoint if there is one, saving every few seconds."""
+        state = load_checkpoint(checkpoint)
+        if state is not None:
+            self.load_state(state)
+        saved = began = time.monotonic()
+        before = self.elapsed
+        while self.step < self.total:
+            if self.step == 0:
+                with SavedBytes([self.network, self.objectives]) as saved_bytes:
+                    self.train_step()
+                self.activation_bytes = saved_bytes.peak
+            else:
+                self.train_step()
+            if self.step % self.window == 0 or self.step == self.total:
+                progress(self.step, self.total, self.read())
+                self.elapsed = before + time.monotonic() - began
+                if time.monotonic() - saved > SAVE_EVERY_S or self.step == self.total:
+                    save_checkpoint(checkpoint, self.state())
+                    saved = time.monotonic()

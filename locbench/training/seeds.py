@@ -1,0 +1,33 @@
+"""Random draws that depend on nothing but (seed, what for, where), so that a run can go on."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def derive(seed: int, *path: str | int) -> int:
+    """A 63-bit seed for one draw, such as derive(seed, "augmentation", step)."""
+    text = "/".join(str(part) for part in (seed, *path))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *path: str | int) -> torch.Generator:
+    """A CPU generator for one draw: the same numbers whatever device the tensors go to."""
+    return torch.Generator().manual_seed(derive(seed, *path))
+
+
+def stream(seed: int, images: int, start: int, stop: int) -> torch.Tensor:
+    """Positions [start, stop) of the endless stream of images: every epoch a new permutation.
+
+    Batches run across the ends of epochs, as in the SimCLR code, so none is smaller than another.
+    Returns int64 indices into the data set.
+    """
+    parts = []
+    while start < stop:
+        epoch, offset = divmod(start, images)
+        order = torch.randperm(images, generator=generator(seed, "order", epoch))
+        parts.append(order[offset : offset + stop - start])
+        start += len(parts[-1])
+    return torch.cat(parts)

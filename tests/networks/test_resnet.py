@@ -1,0 +1,81 @@
+"""ResNet-50 is torchvision's, in keys, outputs and shapes."""
+
+import torch
+import torchvision
+
+from locbench.networks.resnet import bottleneck, resnet50
+from locbench.recipes import Network as Settings
+
+
+def test_at_full_size_it_is_torchvisions_network():
+    torch.manual_seed(0)
+    ours = resnet50(Settings())
+    with torch.device("meta"):
+        theirs = torchvision.models.resnet50()
+    # Branches with a scale, so that what is compared is not the shortcuts alone.
+    for block in ours.blocks[1:]:
+        torch.nn.init.ones_(block.module.bn3.weight)
+    ours(torch.rand(2, 3, 64, 64))  # statistics other than 0 and 1
+    theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
+
+
+def test_the_encoder_loads_into_torchvision_but_for_the_classifier():
+    with torch.device("meta"):
+        encoder = resnet50(Settings(), num_classes=7).encoder_state_dict()
+        theirs = torchvision.models.resnet50()
+    result = theirs.load_state_dict(encoder, strict=False, assign=True)
+    assert result.missing_keys == ["fc.weight", "fc.bias"]
+    assert result.unexpected_keys == []
+
+
+def test_layout_is_that_of_the_papers():
+    with torch.device("meta"):
+        network = resnet50(Settings())
+    assert network.stages == (range(0, 4), range(4, 8), range(8, 14), range(14, 17))
+    assert network.taps == (3, 7, 13, 16)
+    assert network.widths == (64, *[256] * 3, *[512] * 4, *[1024] * 6, *[2048] * 3)
+
+
+def test_blocks_gives_as_many_bottlenecks_to_every_stage():
+    with torch.device("meta"):
+        network = resnet50(Settings(blocks=2, width=0.25, stem="small"))
+    assert network.stages == (range(0, 3), range(3, 5), range(5, 7), range(7, 9))
+    assert network.widths == (16, 64, 64, 128, 128, 256, 256, 512, 512)
+
+
+def test_inner_widths_are_multiples_of_eight():
+    with torch.device("meta"):
+        network = resnet50(Settings(width=0.3))
+    assert network.widths[0] == 16  # 19.2
+    assert sorted(set(network.widths[1:])) == [4 * 16, 4 * 40, 4 * 80, 4 * 152]
+    assert network.blocks[1].module.conv2.out_channels == 16
+
+
+def test_a_shortcut_is_projected_only_where_the_shape_changes():
+    assert bottleneck(16, 16, 1).downsample is None
+    assert bottleneck(16, 32, 1).downsample is not None
+    assert bottleneck(16, 16, 2).downsample is not None
+
+
+def test_the_stride_is_on_the_three_by_three():
+    block = bottleneck(16, 16, 2)
+    strides = [conv.stride for conv in (block.conv1, block.conv2, block.conv3)]
+    assert strides == [(1, 1), (2, 2), (1, 1)]
+    assert block.conv2.in_channels == block.conv2.out_channels == 4
+
+
+def test_a_fresh_branch_adds_nothing():
+    torch.manual_seed(0)
+    features = torch.rand(2, 16, 8, 8)
+    assert torch.equal(bottleneck(16, 16, 1)(features), features)
+
+
+def test_convolutions_start_from_hes_initialisation():
+    torch.manual_seed(0)
+    network = resnet50(Settings(width=0.5, blocks=1))
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert abs(module.weight.std() * (fan_out / 2) ** 0.5 - 1) < 0.1
