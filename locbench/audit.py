@@ -45,9 +45,7 @@ class Audit:
         return all(unit.holds for unit in self.units) and self.engine_error < 1e-10
 
 
-def plain_gradients(
-    network: Network, unit: Unit, batch: Batch
-) -> dict[nn.Parameter, Tensor]:
+def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Parameter, Tensor]:
     """Gradients of one unit's loss by autograd on a forward of its own, without the engine.
 
     The only cut is before the unit's first block. Parameters of blocks that the rule does not let
@@ -78,20 +76,22 @@ def _perturb(network: nn.Module) -> None:
 def audit(
     rule: str,
     network: str,
-    settings: NetworkSettings = NetworkSettings(),
+    settings: NetworkSettings | None = None,
     rule_settings: dict | None = None,
     images: int = 4,
     resolution: int = 64,
 ) -> Audit:
-    """Audit a registered rule on a registered network, in float64 with random weights and images."""
+    """Audit a registered rule on a registered network: float64, random weights and images."""
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        net: Network = NETWORKS.get(network)(settings, num_classes=10).train()
+        net: Network = NETWORKS.get(network)(settings or NetworkSettings(), num_classes=10).train()
         units = build_units(rule, net, rule_settings or {})
         _perturb(net)
-        batch = Batch(torch.rand(2 * images, 3, resolution, resolution), torch.arange(2 * images) % 10)
+        batch = Batch(
+            torch.rand(2 * images, 3, resolution, resolution), torch.arange(2 * images) % 10
+        )
         return _measure(rule, network, net, units, batch)
     finally:
         torch.set_default_dtype(default)
@@ -107,8 +107,15 @@ def _measure(rule: str, name: str, net: Network, units: list[Unit], batch: Batch
             total[parameter] = total.get(parameter, 0) + gradient
         updated = set(unit.updated_blocks())
         largest = tuple(
-            max((float(gradients[p].abs().max()) for b in stage for p in net.blocks[b].parameters()
-                 if p in gradients), default=0.0)
+            max(
+                (
+                    float(gradients[p].abs().max())
+                    for b in stage
+                    for p in net.blocks[b].parameters()
+                    if p in gradients
+                ),
+                default=0.0,
+            )
             for stage in net.stages
         )
         allowed = tuple(bool(updated & set(stage)) for stage in net.stages)

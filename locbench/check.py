@@ -16,7 +16,7 @@ from locbench.registry import suggest
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a metric may move: `absolute`, `relative`, both 0 for exact; None where not compared."""
+    """How far a metric may move: `absolute` or `relative`, whichever is wider; both 0: exact."""
 
     metric: str
     absolute: float

@@ -69,9 +69,9 @@ def _check_format(name: str) -> str:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="tables, recipes, rules, networks, datasets, runs")] = (
-        "tables"
-    ),
+    what: Annotated[
+        str, typer.Argument(help="tables, recipes, rules, networks, datasets, runs")
+    ] = ("tables"),
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -131,7 +131,7 @@ def reproduce(
     store = _store(runs)
     if fresh:
         commands.set_aside(plan.runs(), store)
-    commands.announce(plan, store)
+    commands.announce(plan, store, detailed=dry_run)
     if dry_run:
         return
     failures = commands.run(plan, store, device)
@@ -206,7 +206,7 @@ def _finish(
 
     if fresh:
         commands.set_aside(specs, store)
-    record = commands.run_specs(specs, store, data_root, device)
+    record = commands.run_specs_now(specs, store, data_root, device)
     if as_json:
         typer.echo(record.to_json())
     else:

@@ -22,7 +22,7 @@ class Estimate:
 
 
 def _work(kind: str, recipe: dict[str, Any], images: int | None) -> float | None:
-    """What a run's time grows with: image passes, as pixels; None where the data's size is unknown."""
+    """What a run's time grows with: pixels passed; None where the data's size is unknown."""
     if images is None:
         return None
     probed = recipe["probe"]["epochs"] if recipe["probe"]["augment"] else 1

@@ -71,7 +71,9 @@ def calibrate(network: Network, split: Split, recipe: Recipe, device: torch.devi
     network.train()
     with torch.no_grad():
         for indices in order[:CALIBRATION_IMAGES].split(CHUNK):
-            view = centre(split.batch(indices).to(device), recipe.data.resolution, recipe.augmentation)
+            view = centre(
+                split.batch(indices).to(device), recipe.data.resolution, recipe.augmentation
+            )
             network.encode(view.contiguous(memory_format=torch.channels_last))
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value

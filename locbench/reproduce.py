@@ -57,9 +57,7 @@ class Plan:
         return runs.unique([spec for planned in self.cells for spec in planned.specs])
 
 
-def _probe_cell(
-    fill: dict[str, Any], recipe: Recipe, seed: int, data: dict[str, Any]
-) -> RunSpec:
+def _probe_cell(fill: dict[str, Any], recipe: Recipe, seed: int, data: dict[str, Any]) -> RunSpec:
     return runs.plan_probe(recipe, fill["rule"], fill["network"], seed, data)
 
 
@@ -129,13 +127,15 @@ def make_plan(table: Table, options: Options) -> Plan:
             f"rows have the labels {', '.join(labels)}"
         )
     cells = [
-        PlannedCell(cell, planner.specs(cell.fill) if can_run(cell) else ()) for cell in wanted
+        PlannedCell(cell, planner.specs(cell.fill) if can_run(cell) else ())
+        for cell in wanted
+        if cell.published is not None or cell.fill is not None
     ]
     return Plan(table, options, (*cells, *_baselines(cells, planner)))
 
 
 def _baselines(cells: list[PlannedCell], planner: _Planner) -> list[PlannedCell]:
-    """For every probed network and column: the same untrained, and logistic regression on pixels."""
+    """For every probed network: the same untrained, and logistic regression on pixels."""
     found: dict[str, PlannedCell] = {}
     for planned in cells:
         if not planned.specs or planned.cell.fill["evaluation"] != "probe":
@@ -143,7 +143,7 @@ def _baselines(cells: list[PlannedCell], planner: _Planner) -> list[PlannedCell]
         for rule in (UNTRAINED, "pixels"):
             specs = tuple(_baseline_spec(spec, rule) for spec in planned.specs)
             specs = tuple(runs.unique(list(specs)))
-            key = f"{planned.cell.column.key} {specs[0].id}"
+            key = specs[0].id
             found.setdefault(key, PlannedCell(_baseline_cell(planned.cell, rule), specs, True))
     return sorted(found.values(), key=lambda planned: planned.specs[0].kind == "pixels")
 
@@ -239,7 +239,7 @@ def _judge(
         published.std,
         published.n,
         values,
-        cell.column.tolerance,
+        cell.tolerance,
         plan.options.scale,
         statuses=[record.status for record in records if record is not None],
         higher_is_better=cell.column.higher_is_better,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from locbench.recipes import Recipe
+from locbench.recipes import Probe, Recipe
 from locbench.records import identity_hash
-from locbench.registry import DATASETS, NETWORKS, RULES
+from locbench.registry import NETWORKS, RULES
 
 UNTRAINED = "untrained"
 
@@ -124,6 +124,6 @@ def unique(specs: list[RunSpec]) -> list[RunSpec]:
     return list(ordered.values())
 
 
-def with_probe_profile(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with fields of its probe section replaced."""
-    return dataclasses.replace(recipe, probe=dataclasses.replace(recipe.probe, **changes))
+def with_probe(recipe: Recipe, probe: Probe) -> Recipe:
+    """The recipe with another probe section."""
+    return dataclasses.replace(recipe, probe=probe)

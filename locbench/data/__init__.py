@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from locbench.registry import DATASETS
 
@@ -76,8 +76,8 @@ class ImageData:
     version: int
     checksum: str
     classes: tuple[str, ...]
-    train: Any
-    test: Any
+    train: Images
+    test: Images
     streaming: bool = False
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import groupby
@@ -29,8 +30,8 @@ from locbench.recipes import Augmentation
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 GREY = (0.2989, 0.587, 0.114)  # luma of ITU-R 601, as torchvision
 CROPPED = 224  # a square source of this side has been through a centre crop already
-# Bytes of temporaries at a time: on the CPU what stays in its caches, elsewhere a bound on memory.
-CPU_CHUNK, DEVICE_CHUNK = 8 << 20, 256 << 20
+# Bytes of temporaries at a time: per thread of a CPU what its cache bears, else a bound on memory.
+CPU_CHUNK, DEVICE_CHUNK = 12 << 20, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,21 @@ def _distort_(x: Tensor, colour: Colour, numbers: Tensor, kernel: int) -> None:
 def _chunk(height: int, width: int, side: int, device: torch.device) -> int:
     """How many views to hold at a time."""
     floats = 3 * height * (width + side) + 12 * side * side + 6 * side * (height + width)
-    return max(1, (CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK) // (4 * floats))
+    budget = CPU_CHUNK * torch.get_num_threads() if device.type == "cpu" else DEVICE_CHUNK
+    return max(1, min(budget, DEVICE_CHUNK) // (4 * floats))
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy to the device without waiting for it, which on a GPU takes pinned memory."""
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
     return pinned.to(device, non_blocking=True)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """No autocast, which would round the matrix products; the meta device knows none."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _normalise_(planes: Iterable[Tensor], aug: Augmentation) -> None:
@@ -233,14 +242,16 @@ def render(
     if len(params) != len(images):
         raise ValueError(f"{len(params)} parameters for {len(images)} images; slice both alike")
     device, total, (height, width) = images.device, len(params.crops), images.shape[2:]
-    rows = torch.arange(total) if params.colour is None else _sorted_rows(params.colour)
-    crops, colour = params.crops[rows], params.colour and params.colour[rows]
+    crops, colour, rows = params.crops, params.colour, torch.arange(total)
+    if colour is not None:
+        rows = _sorted_rows(colour)
+        crops, colour = crops[rows], colour[rows]
     numbers, rows = _send(_numbers(crops, colour), device), _send(rows, device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty((total, 3, side, side), device=device, memory_format=layout)
     kernel = kernel_size(aug.kernel, side)
     size = _chunk(height, width, side, device)
-    with torch.autocast(device.type, enabled=False):
+    with _full_precision(device):
         for part in (slice(start, start + size) for start in range(0, total, size)):
             index, boxes = rows[part] % len(images), numbers[:5, part]
             x = resample(images, index, crops[part], boxes, side, aug.interpolation)

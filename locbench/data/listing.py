@@ -12,6 +12,7 @@ files gives the same order, targets and checksum.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -124,26 +125,27 @@ def member_name(path: str, split: str) -> str | None:
     return "/".join(parts) if 1 <= len(parts) <= 2 else None
 
 
-def open_archive(path: Path) -> tarfile.TarFile:
-    """The archive for reading front to back; UserError where it is none."""
-    try:
-        return tarfile.open(path, "r:" if path.suffix == ".tar" else "r|gz")
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a readable tar archive ({error}); copy it again") from error
-
-
 def members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Every member of an archive in its order; UserError where the archive ends too early."""
+    """Every member of an archive in its order; UserError where it is damaged or ends too early."""
+    plain = path.suffix == ".tar"
     try:
-        with open_archive(path) as archive:
+        # Not tarfile's own gzip reader, which takes a stream that breaks off for one that ends.
+        with (
+            path.open("rb") if plain else gzip.open(path) as stream,
+            tarfile.open(fileobj=stream, mode="r:" if plain else "r|") as archive,
+        ):
             for member in archive:
                 yield archive, member
                 archive.members = []  # or a large archive is held in memory twice
             ended = archive.offset
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}); copy it again") from error
+            while not plain and stream.read(1 << 20):
+                pass  # to the end, where the check sum is
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(
+            f"{path} is truncated or no tar archive ({error}); copy it again"
+        ) from error
     # tarfile takes an end on a member's boundary for the end of the archive.
-    if path.suffix == ".tar" and path.stat().st_size < ended + tarfile.BLOCKSIZE:
+    if plain and path.stat().st_size < ended + tarfile.BLOCKSIZE:
         raise UserError(f"{path} is truncated (no end-of-archive block); copy it again")
 
 

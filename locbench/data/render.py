@@ -138,7 +138,7 @@ def _noise(scenes: Scenes, resolution: int) -> np.ndarray:
     return value.astype(np.float32) * np.float32(2 / 2**32) - 1
 
 
-def _labels(scenes: Scenes, side: int) -> np.ndarray:
+def label_map(scenes: Scenes, side: int) -> np.ndarray:
     """What each point shows, uint8 [N, side, side]: 2 k + (0 or 1) is a colour of object k - 1."""
     axis = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
     x, y = np.broadcast_arrays(axis[None, None, :], axis[None, :, None])
@@ -157,7 +157,7 @@ def render(scenes: Scenes, resolution: int, noise: float) -> np.ndarray:
     palette = np.concatenate([ground, objects], axis=1).astype(np.float32)  # [N, 1 + K, 2, 3]
     palette = palette.reshape(-1, 3)
     each = len(palette) // len(scenes)
-    place = _labels(scenes, side) + (each * np.arange(len(scenes)))[:, None, None]
+    place = label_map(scenes, side) + (each * np.arange(len(scenes)))[:, None, None]
     corners = [(i, j) for i in range(SUPERSAMPLE) for j in range(SUPERSAMPLE)]
     pixels = sum(palette[place[:, i::SUPERSAMPLE, j::SUPERSAMPLE]] for i, j in corners)
     ramp = ((2 * np.arange(resolution) + 1) / resolution - 1).astype(np.float32)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 ATTEMPTS = 10  # of torchvision's RandomResizedCrop, before it falls back to a centre crop
 RADIUS = {"bilinear": 1, "bicubic": 2}  # of the filter, in source pixels when not shrinking
-LARGE = 112 * 112  # pixels of a source from which the CPU is faster on each crop alone
+LARGE = 112 * 112  # pixels of a source from which one thread is faster on each crop alone
 
 
 class CropSettings(Protocol):
@@ -170,7 +170,9 @@ def resample(
     rows = resize_weights(top, high, None, height, side, interpolation)
     columns = resize_weights(left, wide, flip > 0, width, side, interpolation).div_(255)
     out = rows.new_empty((3, len(crops), side, side))
-    if images.device.type == "cpu" and height * width >= LARGE:
+    # Many threads share a batched product better than many small ones.
+    alone = images.device.type == "cpu" and torch.get_num_threads() == 1
+    if alone and height * width >= LARGE:
         _one_by_one(images, index, crops, rows, columns, out)
     else:
         _together(images, index, rows, columns, out)

@@ -89,7 +89,7 @@ def _polygon_radius(theta: np.ndarray, corners: int) -> np.ndarray:
 
 def _cross_radius(theta: np.ndarray) -> np.ndarray:
     x, y = np.abs(np.cos(theta)), np.abs(np.sin(theta))
-    return np.minimum(0.95 / np.maximum(x, y), 0.32 / np.maximum(np.minimum(x, y), 1e-3))
+    return np.minimum(0.95 / np.maximum(x, y), 0.30 / np.maximum(np.minimum(x, y), 1e-3))
 
 
 def radial(kind: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ _RADII = (
     _cross_radius,
     lambda t: np.where(np.sin(9 * t) > 0, 0.95, 0.68),
     lambda t: 0.62 + 0.38 * np.cos(2 * t),
-    lambda t: 0.55 + 0.30 * np.cos(t) + 0.15 * np.cos(4 * t + 1),
+    lambda t: 0.61 + 0.25 * np.cos(t) + 0.13 * np.cos(4 * t + 1),
 )
 
 
@@ -146,12 +146,16 @@ def _colors(rng: np.random.Generator, hue: np.ndarray, contrast: tuple[float, fl
 
 
 def _textures(
-    rng: np.random.Generator, kind: np.ndarray, hue: np.ndarray, settings: ShapesSettings
+    rng: np.random.Generator,
+    kind: np.ndarray,
+    hue: np.ndarray,
+    period: tuple[float, float],
+    settings: ShapesSettings,
 ) -> Textures:
     shape = kind.shape
     return Textures(
         kind=kind,
-        period=_uniform(rng, settings.period, shape),
+        period=_uniform(rng, period, shape),
         angle=2 * np.pi * rng.random(shape),
         phase=rng.random((*shape, 2)),
         duty=_uniform(rng, settings.duty, shape),
@@ -188,7 +192,7 @@ def draw_scenes(settings: ShapesSettings, count: int, stream: int) -> Scenes:
     hue = np.where(rng.random((count, 1)) < settings.hue, near, rng.random(shape))
     return Scenes(
         label=label,
-        background=_textures(rng, ground, rng.random(count), settings),
+        background=_textures(rng, ground, rng.random(count), settings.period, settings),
         shade=settings.shade * (2 * rng.random((count, 2)) - 1),
         noise=rng.integers(0, 2**32, count, dtype=np.uint32),
         count=number,
@@ -196,7 +200,7 @@ def draw_scenes(settings: ShapesSettings, count: int, stream: int) -> Scenes:
         centre=_centres(rng, label, settings),
         radius=_uniform(rng, settings.radius, shape),
         rotation=2 * np.pi * rng.random(shape),
-        surface=_textures(rng, surface, hue, settings),
+        surface=_textures(rng, surface, hue, settings.surface_period, settings),
     )
 
 

@@ -14,23 +14,28 @@ class ShapesSettings:
     A cue's strength is the probability that it is drawn from what is typical of the class; else it
     is drawn from all there is, so 0 makes it useless and 1 makes it certain. The two texture cues
     are each shared by two classes: none of them gives the class alone. Ranges are (low, high).
+
+    Found by trial at 32 pixels: a ResNet of one bottleneck block a stage and a quarter of the width
+    reached about 44 % in a linear probe after SimCLR on 30,000 images (three epochs; AdamW, batch
+    64, one seed), 20 % with untrained weights; logistic regression on pixels reaches 12 %.
     """
 
     train: int = 10_000
     test: int = 4_000
     seed: int = 0
-    background: float = 0.9
-    surface: float = 0.9
-    outline: float = 0.4
-    number: float = 0.4
-    hue: float = 0.25
-    layout: float = 0.3
-    radius: tuple[float, float] = (0.14, 0.30)
-    period: tuple[float, float] = (0.16, 0.34)
+    background: float = 0.95
+    surface: float = 0.95
+    outline: float = 0.5
+    number: float = 0.5
+    hue: float = 0.4
+    layout: float = 0.4
+    radius: tuple[float, float] = (0.24, 0.42)
+    period: tuple[float, float] = (0.18, 0.26)
+    surface_period: tuple[float, float] = (0.14, 0.22)
     duty: tuple[float, float] = (0.35, 0.65)
-    contrast: tuple[float, float] = (0.15, 0.8)
-    shade: float = 0.25
-    noise: float = 0.03
+    contrast: tuple[float, float] = (0.4, 0.9)
+    shade: float = 0.15
+    noise: float = 0.02
 
 
 def shapes_checksum(settings: ShapesSettings, version: int, resolution: int) -> str:

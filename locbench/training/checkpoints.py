@@ -56,7 +56,11 @@ def load_encoder(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is not an encoder that can be read (truncated or foreign)") from error
+        raise UserError(
+            f"{path} is not an encoder that can be read (truncated or foreign)"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} holds no plain state dict of tensors; export the encoder's weights")
+        raise UserError(
+            f"{path} holds no plain state dict of tensors; export the encoder's weights"
+        )
     return state

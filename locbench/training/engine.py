@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class Engine:
         self.units = sorted(units, key=lambda unit: (unit.stop, -unit.start))
         self.autocast = autocast
         cuts = sorted({0} | {u.start for u in units} | {u.stop for u in units})
-        self.segments = list(zip(cuts[:-1], cuts[1:], strict=True))
+        self.segments = list(pairwise(cuts))
         self._first = [cuts.index(unit.start) for unit in self.units]
         self._ending = [
             [i for i, unit in enumerate(self.units) if unit.stop == stop]

@@ -37,7 +37,7 @@ class Diverged(RunFailed):
 
     def __init__(self, unit: str, step: int) -> None:
         super().__init__(
-            f"the loss of {unit} was not finite at step {step}; the weights were left as before it. "
+            f"the loss of {unit} was not finite at step {step}; the weights are those before it. "
             f"Lower optimizer.lr or lengthen schedule.warmup_epochs"
         )
 

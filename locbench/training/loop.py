@@ -66,7 +66,9 @@ class Trainer:
         self.names = [unit_name(self.network, unit) for unit in self.engine.units]
         self.optimizer = make_optimizer(self.engine.parameters(), recipe.optimizer)
         self.guard = FiniteGuard(self.engine.parameters(), self.device)
-        self.augment = SimCLRAugmentation(recipe.augmentation, recipe.data.resolution)
+        self.augment = SimCLRAugmentation(
+            recipe.augmentation, recipe.data.resolution, channels_last=True
+        )
         images, batch = len(data.train), recipe.training.batch
         if batch > images:
             raise UserError(
@@ -91,8 +93,8 @@ class Trainer:
         n = self.recipe.training.batch
         indices = stream(self.seed, len(self.data.train), self.step * n, (self.step + 1) * n)
         images = self.data.train.batch(indices).to(self.device, non_blocking=True)
-        views = self.augment.views(images, generator(self.seed, "augmentation", self.step))
-        return Batch(views.contiguous(memory_format=torch.channels_last))
+        draw = generator(self.seed, "augmentation", self.step)
+        return Batch(self.augment.views(images, draw))
 
     def train_step(self) -> None:
         """One step of all units; losses stay on the device."""

@@ -9,6 +9,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -323,21 +326,27 @@ def test_damaged_image(tmp_path: Path) -> None:
     assert data.checksum == listing.read_listing(root / "train", root / "val").checksum
 
 
-def test_truncated_archive(tmp_path: Path) -> None:
-    root = make(tmp_path / "set", train=20)
-    for suffix in (".tar", ".tar.gz"):
-        packed = pack(root, tmp_path / f"packed{suffix}", suffix)
-        path = packed / f"train{suffix}"
-        whole = path.read_bytes()
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_truncated_archive(tmp_path: Path, suffix: str) -> None:
+    packed = pack(make(tmp_path / "set", train=20), tmp_path / "packed", suffix)
+    path = packed / f"train{suffix}"
+    whole = path.read_bytes()
+    end = len(whole) - 4
+    lengths = []
+    if suffix == ".tar":
         with tarfile.open(path) as archive:
-            third = archive.getmembers()[3]
-        # In the middle of a member, and (plain) at a boundary, where tarfile itself sees no fault.
-        for length in (len(whole) // 2 + 77, third.offset if suffix == ".tar" else 40):
-            path.write_bytes(whole[:length])
-            assert f"{path} is " in (message := complaint(packed))
-            assert "truncated" in message and "copy it again" in message
-        path.write_bytes(b"no archive at all")
-        assert f"{path} is" in complaint(packed)
+            found = archive.getmembers()
+        # On a member's boundary, in a header, and before the end: tarfile itself sees no fault.
+        end = found[-1].offset_data + -(-found[-1].size // 512) * 512
+        lengths = [found[3].offset, found[3].offset + 100]
+    for length in (*lengths, *range(end, 0, -end // 12)):
+        path.write_bytes(whole[:length])
+        message = complaint(packed)
+        assert f"{path} is truncated" in message and "copy it again" in message
+    path.write_bytes(b"no archive at all")
+    assert f"{path} is truncated or no tar archive" in complaint(packed)
+    path.write_bytes(whole)
+    assert len(load_data("folder", 8, packed).train) == 40
 
 
 def test_broken_cache_is_made_again(
@@ -385,6 +394,29 @@ def test_killed_while_decoding(tmp_path: Path, own_cache: Path) -> None:
     data = load_data("folder", 8, root)
     assert np.array_equal(data.train.images[0].transpose(1, 2, 0), pixels(0))
     assert not list((own_cache / "data").glob("*.part"))
+
+
+def test_one_builds_and_the_other_waits(capsys: pytest.CaptureFixture) -> None:
+    begun, built = threading.Event(), []
+
+    def build(builder: cache.Builder) -> dict:
+        builder.array("numbers", (3,), "int64")[:] = 7
+        built.append(threading.get_ident())
+        begun.set()
+        while "waiting for it" not in capsys.readouterr().err:
+            time.sleep(0.01)
+        return {"note": 1}
+
+    def second() -> cache.Entry:
+        begun.wait()
+        return cache.cached("entry", {}, build)
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(cache.cached, "entry", {}, build), pool.submit(second)]
+        entries = [job.result() for job in jobs]
+    assert len(built) == 1
+    for entry in entries:
+        assert entry.arrays["numbers"].tolist() == [7, 7, 7] and entry.notes == {"note": 1}
 
 
 def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
