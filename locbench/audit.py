@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,22 +18,36 @@ from locbench.training.loop import unit_name
 
 @dataclass(frozen=True)
 class Reach:
-    """The largest gradient a unit's loss leaves in each stage, and what the rule allows."""
+    """The largest gradient a unit's loss leaves in each stage, and what the rule allows.
+
+    Judged by blocks, which a unit may hold a part of a stage of: `faults` are the indices of those
+    that have a gradient and must not, or have none and should.
+    """
 
     unit: str
     auxiliary: str
     allowed: tuple[bool, ...]
     gradients: tuple[float, ...]
+    faults: tuple[int, ...]
+
+    @property
+    def lacking(self) -> bool:
+        """Whether a stage that it may update has no gradient."""
+        return any(a and not g for a, g in zip(self.allowed, self.gradients, strict=True))
 
     @property
     def holds(self) -> bool:
-        """A gradient in every stage that it may update, exactly zero in all others."""
-        return all((g > 0) == a for g, a in zip(self.gradients, self.allowed, strict=True))
+        """A gradient in every block that it may update, exactly zero in all others."""
+        return not self.faults
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All units' reach, and the worst relative error of the engine against plain autograd."""
+    """All units' reach, and the worst relative error of the engine against plain autograd.
+
+    The error is infinite where one of the two has a gradient that the other lacks, and where a
+    loss does not reach all of its unit: the engine has no gradient to send down then.
+    """
 
     rule: str
     network: str
@@ -49,12 +64,15 @@ def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Param
     """Gradients of one unit's loss by autograd on a forward of its own, without the engine.
 
     The only cut is before the unit's first block. Parameters of blocks that the rule does not let
-    the unit update are left out; all others of the network and of the objective are asked for.
+    the unit update are left out; all others of the network and of the objective are asked for, also
+    those that the loss must not reach.
     """
     x = batch.images
     for index, block in enumerate(network.blocks[: unit.stop]):
         x = block(x.detach() if index == unit.start else x)
     loss, _ = unit.objective(x, batch)
+    if not loss.requires_grad:
+        return {}
     frozen = {
         id(p)
         for b in set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
@@ -66,10 +84,10 @@ def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Param
     return {p: g for p, g in zip(wanted, gradients, strict=True) if g is not None}
 
 
-def _perturb(network: nn.Module) -> None:
+def _perturb(modules: Iterable[nn.Module]) -> None:
     """Move every parameter off its special values: a zero batch-norm scale hides its branch."""
     with torch.no_grad():
-        for parameter in network.parameters():
+        for parameter in trainable(modules):
             parameter.add_(0.05 * torch.randn_like(parameter))
 
 
@@ -88,7 +106,7 @@ def audit(
     try:
         net: Network = NETWORKS.get(network)(settings or NetworkSettings(), num_classes=10).train()
         units = build_units(rule, net, rule_settings or {})
-        _perturb(net)
+        _perturb([net, *(unit.objective for unit in units)])
         batch = Batch(
             torch.rand(2 * images, 3, resolution, resolution), torch.arange(2 * images) % 10
         )
@@ -105,34 +123,47 @@ def _measure(rule: str, name: str, net: Network, units: list[Unit], batch: Batch
         gradients = plain_gradients(net, unit, batch)
         for parameter, gradient in gradients.items():
             total[parameter] = total.get(parameter, 0) + gradient
-        updated = set(unit.updated_blocks())
-        largest = tuple(
-            max(
-                (
-                    float(gradients[p].abs().max())
-                    for b in stage
-                    for p in net.blocks[b].parameters()
-                    if p in gradients
-                ),
-                default=0.0,
-            )
-            for stage in net.stages
+        reaches.append(_reach(net, unit, gradients))
+    error = float("inf")
+    if not any(reach.lacking for reach in reaches):
+        engine.step(batch)
+        error = _worst_error(net, units, total)
+    return Audit(rule, name, tuple(reaches), error)
+
+
+def _reach(net: Network, unit: Unit, gradients: dict[nn.Parameter, Tensor]) -> Reach:
+    """What these gradients of the unit's loss say of its isolation."""
+    largest = [
+        max(
+            (float(gradients[p].abs().max()) for p in block.parameters() if p in gradients),
+            default=0.0,
         )
-        allowed = tuple(bool(updated & set(stage)) for stage in net.stages)
-        auxiliary = getattr(unit.objective, "description", type(unit.objective).__name__)
-        reaches.append(Reach(unit_name(net, unit), auxiliary, allowed, largest))
-    engine.step(batch)
-    return Audit(rule, name, tuple(reaches), _worst_error(net, units, total))
+        for block in net.blocks
+    ]
+    updated = set(unit.updated_blocks())
+    return Reach(
+        unit=unit_name(net, unit),
+        auxiliary=getattr(unit.objective, "description", type(unit.objective).__name__),
+        allowed=tuple(bool(updated & set(stage)) for stage in net.stages),
+        gradients=tuple(max(largest[b] for b in stage) for stage in net.stages),
+        faults=tuple(b for b, g in enumerate(largest) if (g > 0) != (b in updated)),
+    )
 
 
 def _worst_error(net: Network, units: list[Unit], total: dict[nn.Parameter, Tensor]) -> float:
-    """Engine's `.grad` against the summed plain gradients; infinite if one of them lacks a part."""
+    """Engine's `.grad` against the summed plain gradients; infinite if one of them lacks a part.
+
+    Relative to the largest entry of the parameter's gradient, but to no less than a millionth of
+    the largest of all: gradients that are zero but for rounding (a shift before a batch norm) are
+    not compared with themselves.
+    """
+    floor = 1e-6 * max(float(gradient.abs().max()) for gradient in total.values())
     worst = 0.0
     for parameter in trainable([net, *(unit.objective for unit in units)]):
         mine, plain = parameter.grad, total.get(parameter)
         if (mine is None) != (plain is None):
             return float("inf")
         if mine is not None:
-            scale = max(float(plain.abs().max()), 1e-12)
+            scale = max(float(plain.abs().max()), floor)
             worst = max(worst, float((mine - plain).abs().max()) / scale)
     return worst

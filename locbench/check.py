@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from locbench.claims import check_keys, take
 from locbench.errors import UserError
 from locbench.paths import results_dir
 from locbench.records import Record, Store
-from locbench.registry import suggest
+
+ACCEPT = "accept it with `locbench check --update`"
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a metric may move: `absolute` or `relative`, whichever is wider; both 0: exact."""
+    """How far a number may move: `absolute` or `relative`, whichever is wider; both 0: not at all.
 
-    metric: str
+    `number` may end in `*`. Not compared at all where `compare` is false.
+    """
+
+    number: str
     absolute: float
     relative: float
+    compare: bool
     why: str
 
-    def allows(self, fresh: float, reference: float) -> bool:
-        """Whether the difference is within the tolerance."""
+    def allows(self, fresh: float | None, reference: float | None) -> bool:
+        """Whether the difference is within the tolerance; a number that is gone is not."""
+        if fresh is None or reference is None:
+            return fresh is reference
         return abs(fresh - reference) <= max(self.absolute, self.relative * abs(reference))
+
+    def covers(self, number: str) -> bool:
+        """Whether this is the tolerance of a number of this name."""
+        prefix, star, _ = self.number.partition("*")
+        return number.startswith(prefix) if star else number == prefix
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class Finding:
     """One compared number; `ok` is False for one that moved or is gone."""
 
     run: str
-    metric: str
+    number: str
     reference: float | None
     fresh: float | None
     ok: bool
@@ -46,20 +60,23 @@ def reference_store() -> Store:
 
 
 def load_tolerances(path: Path | None = None) -> list[Tolerance]:
-    """Tolerances per metric from results/tolerances.toml; UserError for a wrong key."""
+    """Tolerances by number from results/tolerances.toml; UserError with file and key if wrong."""
     path = path or results_dir() / "tolerances.toml"
-    fields = ("absolute", "relative", "why")
-    found = []
-    for metric, entry in tomllib.loads(path.read_text()).items():
-        for key in entry:
-            if key not in fields:
-                raise UserError(f"{path}: [{metric}] has no key '{key}'{suggest(key, fields)}")
-        found.append(
-            Tolerance(
-                metric, entry.get("absolute", 0.0), entry.get("relative", 0.0), entry.get("why", "")
-            )
-        )
-    return found
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
+    return [_tolerance(raw, number, str(path)) for number in raw]
+
+
+def _tolerance(raw: Mapping[str, Any], number: str, path: str) -> Tolerance:
+    entry, where = take(raw, number, dict, path), f"{path}: [{number}]"
+    check_keys(entry, ("absolute", "relative", "compare", "why"), where)
+    widths = [float(take(entry, key, float, where, 0.0)) for key in ("absolute", "relative")]
+    if min(widths) < 0:
+        raise UserError(f"{where}: a tolerance cannot be negative")
+    compare = take(entry, "compare", bool, where, True)
+    return Tolerance(number, *widths, compare, take(entry, "why", str, where))
 
 
 def place(record_id: str) -> str:
@@ -67,68 +84,97 @@ def place(record_id: str) -> str:
     return record_id.rsplit("-", 1)[0]
 
 
-def _numbers(record: Record) -> dict[str, float]:
-    numbers = {name: values["last"] for name, values in record.metrics.items()}
-    return numbers | {k: v for k, v in record.cost.items() if isinstance(v, int | float)}
+def numbers(record: Record) -> dict[str, float | None]:
+    """What can be compared of a record: its last metrics, its costs, each unit's parameters."""
+    found = {name: values["last"] for name, values in record.metrics.items()}
+    found |= {k: v for k, v in record.cost.items() if isinstance(v, int | float)}
+    return found | {
+        f"auxiliary_parameters of {unit['name']}": unit["auxiliary_parameters"]
+        for unit in record.units
+    }
 
 
-def _tolerance(metric: str, tolerances: Iterable[Tolerance]) -> Tolerance | None:
-    """The tolerance of a metric; "loss of *" stands for every unit's loss."""
-    for tolerance in tolerances:
-        prefix, star, _ = tolerance.metric.partition("*")
-        if metric == tolerance.metric or (star and metric.startswith(prefix)):
-            return tolerance
-    return None
+def successors(references: Iterable[str], runs: Iterable[str]) -> dict[str, str]:
+    """Which of today's runs each reference is compared with: itself, else the one in its place.
+
+    Where several runs differ in their hash alone a changed one cannot be told: it gets none.
+    """
+    runs, references = list(runs), list(references)
+    found = {id: id for id in references if id in runs}
+    left = [id for id in references if id not in found]
+    free = [id for id in runs if id not in found]
+    old, new = Counter(map(place, left)), Counter(map(place, free))
+    by_place = {place(id): id for id in free}
+    alone = [id for id in left if old[place(id)] == 1 == new[place(id)]]
+    return found | {id: by_place[place(id)] for id in alone}
 
 
-def compare(reference: Record, fresh: Record | None, tolerances: list[Tolerance]) -> list[Finding]:
+def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -> list[Finding]:
     """Every number of the reference that has a tolerance, against the fresh record."""
     name = place(reference.id)
-    if fresh is None or fresh.status != "done":
-        what = "no table asks for this run any more" if fresh is None else f"it {fresh.status}"
-        return [Finding(name, "status", None, None, False, what)]
-    same_precision = fresh.tags.get("precision") == reference.tags.get("precision")
-    notes = [] if fresh.id == reference.id else ["recipe or code version changed since"]
-    findings = []
-    new = _numbers(fresh)
-    for metric, old in _numbers(reference).items():
-        tolerance = _tolerance(metric, tolerances)
-        if tolerance is None:
+    if fresh.status != "done":
+        return [Finding(name, "status", None, None, False, _ended(fresh))]
+    precisions = [r.tags.get("precision") for r in (reference, fresh)]
+    changed = "" if fresh.id == reference.id else "its recipe or a version changed since"
+    findings, new = [], numbers(fresh)
+    for number, old in numbers(reference).items():
+        tolerance = next((t for t in tolerances if t.covers(number)), None)
+        if tolerance is None or not tolerance.compare:
             continue
-        if metric == "activation_bytes" and not same_precision:
-            note = f"precision {fresh.tags['precision']}, not {reference.tags['precision']}"
-            findings.append(Finding(name, metric, old, new.get(metric), True, f"skipped: {note}"))
-            continue
-        ok = metric in new and tolerance.allows(new[metric], old)
-        findings.append(Finding(name, metric, old, new.get(metric), ok, "; ".join(notes)))
+        value, note = new.get(number), changed
+        ok = number in new and tolerance.allows(value, old)
+        if number == "activation_bytes" and precisions[0] != precisions[1]:
+            ok, note = True, f"skipped: precision {precisions[1]}, not {precisions[0]}"
+        findings.append(Finding(name, number, old, value, ok, note))
     return findings
 
 
-def check(references: list[Record], fresh: list[Record]) -> list[Finding]:
-    """Compare every reference with the fresh record of the same place; new ones are reported."""
-    tolerances = load_tolerances()
-    by_place = {place(record.id): record for record in fresh}
+def _ended(record: Record) -> str:
+    return f"{record.status}: {record.error}" if record.error else f"is {record.status}"
+
+
+def check(
+    references: Sequence[Record],
+    runs: Sequence[str],
+    fresh: Mapping[str, Record],
+    tolerances: Sequence[Tolerance],
+) -> list[Finding]:
+    """Compare every reference with the fresh record of the same run; new runs are reported.
+
+    `runs` are the ids of all runs that the tables ask for today, `fresh` the records by id.
+    """
+    today = successors([r.id for r in references], runs)
     findings = []
     for reference in references:
-        findings += compare(reference, by_place.pop(place(reference.id), None), tolerances)
-    for name in by_place:
-        findings.append(
-            Finding(name, "status", None, None, True, "no reference yet; accept it with --update")
-        )
+        name, id = place(reference.id), today.get(reference.id)
+        if id is None:
+            note = f"no table asks for this run any more; {ACCEPT}"
+            findings.append(Finding(name, "status", None, None, False, note))
+        elif id not in fresh:
+            note = "was not run; leave out --no-run"
+            findings.append(Finding(name, "status", None, None, False, note))
+        else:
+            findings += compare(reference, fresh[id], tolerances)
+    for id in sorted(fresh.keys() - set(today.values())):
+        done = fresh[id].status == "done"
+        note = f"no reference yet; {ACCEPT}" if done else _ended(fresh[id])
+        findings.append(Finding(place(id), "status", None, None, done, note))
     return findings
 
 
-def update(fresh: list[Record], store: Store) -> None:
-    """Make these records the reference: written as they are, in the place of those they follow."""
-    places = {place(record.id) for record in fresh}
+def update(runs: Sequence[str], fresh: Mapping[str, Record], store: Store) -> None:
+    """Make these records the reference, in the place of all others of scale `smoke`.
+
+    UserError unless every run is done: a reference that is not there checks nothing.
+    """
+    lacking = [id for id in runs if id not in fresh or fresh[id].status != "done"]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} of {len(runs)} runs are not done ({lacking[0]}, ...): nothing was "
+            "changed; run `locbench check --update` without --no-run"
+        )
     for old in store.all():
-        if place(old.id) in places:
-            store.path(old.id).unlink()
-            store.folder(old.id).rmdir()
-    for record in fresh:
-        store.save(record)
-
-
-def as_row(finding: Finding) -> dict[str, Any]:
-    """For --json."""
-    return finding.__dict__.copy()
+        if old.scale == "smoke" and old != fresh.get(old.id):
+            store.discard(old.id)
+    for id in runs:
+        store.save(fresh[id])

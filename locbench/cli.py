@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from locbench.errors import CheckFailed, RunFailed, UserError
+from locbench.errors import CheckFailed, UserError
 
 app = typer.Typer(
     name="locbench",
     help="Reproduce the tables of local-learning papers, cell by cell.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -27,29 +27,46 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe value: optimizer.lr=0.4.")
 ]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Run again what has a record; that is moved aside.")
+]
 Format = Annotated[str, typer.Option("--format", help="rich, md, csv, json or latex.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 Paper = Annotated[str | None, typer.Option(help="loco or auglocal.")]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
-FORMATS = ("rich", "md", "csv", "json", "latex")
+
+# click's errors in what was typed. Where their class is to be had depends on typer's version.
+UsageError = typer.BadParameter.__bases__[0]
+STOPPED = 130  # what a shell reports of a program that Ctrl-C ended
 
 
 def main() -> None:
     """Entry point: one line for what a user can cause, and the exit codes of the design."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
-        app(standalone_mode=True)
+        code = app(prog_name="locbench", standalone_mode=False)
     except UserError as error:
-        sys.stderr.write(f"locbench: {error}\n")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("locbench: stopped; the same command goes on from where it was\n")
-        sys.exit(130)
+        sys.exit(_complain(str(error), error.exit_code))
+    except UsageError as error:
+        sys.exit(_complain(error.format_message(), UserError.exit_code))
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
+    if code == STOPPED:
+        without = ", without --fresh," if "--fresh" in sys.argv else ""
+        _complain(f"stopped; the same command{without} goes on from where it was", STOPPED)
+    sys.exit(code)
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"locbench: {' '.join(message.split())}\n")
+    return code
 
 
 def _console():
-    from rich.console import Console
+    from locbench.console import terminal
 
-    return Console(highlight=False)
+    return terminal()
 
 
 def _store(runs: Path | None):
@@ -59,12 +76,15 @@ def _store(runs: Path | None):
     return Store(runs or runs_dir())
 
 
-def _check_format(name: str) -> str:
+def _check_words(format: str = "rich", device: str = "auto") -> None:
+    """Refuse a misspelt format or device before anything is computed, without importing torch."""
     from locbench.registry import suggest
+    from locbench.report import FORMATS
 
-    if name not in FORMATS:
-        raise UserError(f"unknown format '{name}'{suggest(name, FORMATS)}")
-    return name
+    if format not in FORMATS:
+        raise UserError(f"unknown format '{format}'{suggest(format, FORMATS)}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device {device} is no device; use auto, cpu, cuda or cuda:N")
 
 
 @app.command("list")
@@ -76,18 +96,14 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """What there is: tables, recipes, rules, networks, data sets, or runs."""
-    from locbench.listing import listing
+    from locbench.listing import listing, print_listing
 
-    title, columns, rows = listing(what, _store(runs))
+    found = listing(what, _store(runs))
     if as_json:
+        _, columns, rows = found
         typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
-        return
-    from rich.table import Table
-
-    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
-    for row in rows:
-        shown.add_row(*(str(value) for value in row))
-    _console().print(shown)
+    else:
+        print_listing(found, _console())
 
 
 @app.command()
@@ -108,11 +124,15 @@ def reproduce(
     table: str,
     paper: Paper = None,
     scale: Scale = "smoke",
-    rows: Annotated[str | None, typer.Option(help="Only rows with these words: loco,gim.")] = None,
-    columns: Annotated[str | None, typer.Option(help="Only columns with these words.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Only rows with these words: loco,gim or 'loco resnet-50'.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Only this column, or those with these words.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs a cell; mean and spread of them.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show runs, hours, disk.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what has a record.")] = False,
+    fresh: Fresh = False,
     format: Format = "rich",
     data_root: DataRoot = None,
     runs: Runs = None,
@@ -120,24 +140,26 @@ def reproduce(
     set_: Sets = None,
 ) -> None:
     """Train and measure what a table needs, then show it beside the published numbers."""
+    _check_words(format, device)
     from locbench import commands
-    from locbench.recipes import parse_overrides
-    from locbench.reproduce import Options, make_plan
+    from locbench.checked import parse_overrides
+    from locbench.reproduce import Options, failure, make_plan
     from locbench.tables import load_table, resolve_name
 
-    _check_format(format)
-    options = Options(scale, rows, columns, seeds, data_root, parse_overrides(set_ or []))
+    overrides = parse_overrides(set_ or [])
+    options = Options(scale, rows, columns, seeds, data_root, overrides, assume_data=dry_run)
     plan = make_plan(load_table(resolve_name(table, paper)), options)
     store = _store(runs)
+    if dry_run:
+        commands.show_plan(plan, store, fresh, _console())
+        return
     if fresh:
         commands.set_aside(plan.runs(), store)
-    commands.announce(plan, store, detailed=dry_run)
-    if dry_run:
-        return
+    commands.announce(plan, store)
     failures = commands.run(plan, store, device)
     typer.echo(commands.render(plan, store, format), nl=False)
     if failures:
-        raise RunFailed("; ".join(failures))
+        raise failure(failures)
 
 
 @app.command()
@@ -150,17 +172,19 @@ def pretrain(
     data_root: DataRoot = None,
     runs: Runs = None,
     device: Device = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run again if there is a record.")] = False,
+    fresh: Fresh = False,
     set_: Sets = None,
     as_json: Json = False,
 ) -> None:
     """Pretrain a network with a rule; leaves a record and the encoder's weights."""
+    _check_words(device=device)
     from locbench import commands
-    from locbench.recipes import load_recipe, parse_overrides
+    from locbench.checked import parse_overrides
+    from locbench.recipes import load_recipe
 
     settings = load_recipe(recipe, scale, parse_overrides(set_ or []))
     spec = commands.plan_pretrain(settings, rule, network, seed, data_root)
-    _finish([spec], _store(runs), data_root, device, fresh, as_json)
+    _carry_out(spec, _store(runs), data_root, device, fresh, as_json)
 
 
 @app.command()
@@ -168,47 +192,54 @@ def probe(
     run: Annotated[str, typer.Argument(help="A run's id or its beginning, or an encoder file.")],
     profile: Annotated[str | None, typer.Option(help="loco or moco (facts of sec. 5.1).")] = None,
     blocks: Annotated[str | None, typer.Option(help="last or all.")] = None,
-    recipe: Annotated[str, typer.Option(help="For an encoder file: the recipe.")] = "loco/imagenet",
+    recipe: Annotated[
+        str | None, typer.Option(help="For an encoder file: the recipe (default loco/imagenet).")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="For an encoder file: its network.")] = None,
-    scale: Scale = "smoke",
-    seed: Seed = 1234,
+    scale: Annotated[
+        str | None, typer.Option(help="For an encoder file: smoke (default), small or paper.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="For an encoder file: seed of the probe (default 1234).")
+    ] = None,
     data_root: DataRoot = None,
     runs: Runs = None,
     device: Device = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run again if there is a record.")] = False,
+    fresh: Fresh = False,
     set_: Sets = None,
     as_json: Json = False,
 ) -> None:
     """Linear probe of a run's encoder or of an encoder file."""
+    _check_words(device=device)
     from locbench import commands
-    from locbench.recipes import parse_overrides
+    from locbench.checked import parse_overrides
 
     overrides: dict[str, Any] = parse_overrides(set_ or [])
     overrides |= {"probe.profile": profile} if profile else {}
     overrides |= {"probe.blocks": blocks} if blocks else {}
     store = _store(runs)
-    if Path(run).suffix in (".safetensors", ".pth", ".pt"):
-        if network is None:
-            raise UserError(f"give the network of {run}: --network NAME (`locbench list networks`)")
-        spec = commands.plan_file_probe(
-            Path(run), recipe, network, scale, seed, data_root, overrides
-        )
+    of_file = {"recipe": recipe, "network": network, "scale": scale, "seed": seed}
+    given = {key: value for key, value in of_file.items() if value is not None}
+    if Path(run).suffix in commands.ENCODER_SUFFIXES:
+        spec = commands.plan_file_probe(Path(run), data_root, overrides, **given)
+    elif given:
+        raise UserError(f"--{next(iter(given))} is for encoder files: a run brings its own")
     else:
-        spec = commands.plan_run_probe(run, store, data_root, overrides)
-    _finish([spec], store, data_root, device, fresh, as_json)
+        spec = commands.plan_run_probe(run, store, overrides)
+    _carry_out(spec, store, data_root, device, fresh, as_json)
 
 
-def _finish(
-    specs: list, store: Any, data_root: Path | None, device: str, fresh: bool, as_json: bool
+def _carry_out(
+    spec: Any, store: Any, data_root: Path | None, device: str, fresh: bool, as_json: bool
 ) -> None:
-    """Carry out runs and print what came of the last one."""
+    """Carry out one run and print what came of it."""
     from locbench import commands
 
     if fresh:
-        commands.set_aside(specs, store)
-    record = commands.run_specs_now(specs, store, data_root, device)
+        commands.set_aside([spec], store)
+    record = commands.run_with_parents(spec, store, data_root, device)
     if as_json:
-        typer.echo(record.to_json())
+        typer.echo(record.to_json(), nl=False)
     else:
         commands.print_record(record, store, _console())
 
@@ -240,7 +271,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """What is measured here beside the committed reference results, cell by cell."""
-    from locbench.commands import diff_report
+    from locbench.regression import diff_report
 
     diff_report(table, paper, scale, data_root, _store(runs), as_json, _console())
 
@@ -251,14 +282,16 @@ def check(
     device: Device = "auto",
     no_run: Annotated[bool, typer.Option("--no-run", help="Compare only; train nothing.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Accept as the new reference.")] = False,
+    fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """For CI: fresh smoke records against results/; exit code 1 if a number moved."""
-    from locbench.commands import check_report
+    _check_words(device=device)
+    from locbench.regression import check_report
 
-    moved = check_report(_store(runs), device, no_run, update, as_json, _console())
-    if moved:
-        raise CheckFailed(f"{len(moved)} numbers moved: {'; '.join(moved)}")
+    if no_run and fresh:
+        raise UserError("--fresh with --no-run would leave nothing to compare: leave one out")
+    check_report(_store(runs), device, no_run, update, fresh, as_json, _console())
 
 
 @app.command()
@@ -270,9 +303,8 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([vars(c) for c in checks], indent=1))
     else:
-        style = {"ok": "green", "warn": "yellow", "fail": "red"}
-        console = _console()
-        for c in checks:
-            console.print(f"[{style[c.status]}]{c.status:<5}[/] {c.name:<14} {c.detail}")
+        from locbench.listing import print_checks
+
+        print_checks(checks, _console())
     if any(c.status == "fail" for c in checks):
         raise CheckFailed("something has to be mended: see the lines marked fail")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,16 +12,30 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from locbench.runs import FIRST_SEED
+
 if TYPE_CHECKING:
     from locbench.records import Record
     from locbench.runs import RunSpec
 
-stderr = Console(stderr=True, highlight=False)
+Update = Callable[[int, int, dict[str, float]], None]
+
+
+def terminal(stderr: bool = False) -> Console:
+    """A console of the terminal's width, 80 at least; it has colours only on a terminal."""
+    width = shutil.get_terminal_size((100, 24)).columns
+    return Console(stderr=stderr, width=max(80, width), highlight=False)
+
+
+def say(text: str) -> None:
+    """A line on stderr: stdout is for results."""
+    terminal(stderr=True).print(text, markup=False)
 
 
 def describe(spec: RunSpec) -> str:
@@ -29,7 +43,8 @@ def describe(spec: RunSpec) -> str:
     if spec.kind == "pixels":
         return "pixels, logistic regression"
     what = spec.kind if spec.kind == "pretrain" else f"probe ({spec.recipe.probe.profile})"
-    return f"{what} {spec.rule} {spec.network}"
+    seed = "" if spec.seed == FIRST_SEED else f", seed {spec.seed}"
+    return f"{what} {spec.rule} {spec.network}{seed}"
 
 
 def outcome(record: Record) -> str:
@@ -40,9 +55,52 @@ def outcome(record: Record) -> str:
     return f"loss {' '.join(losses)}"
 
 
+class Watch:
+    """Tells a person how runs go on: bars on a terminal, else a line for each finished run."""
+
+    def __init__(self, bar: Progress, console: Console, total: int) -> None:
+        self.bar, self.console, self.total = bar, console, total
+        self.finished = 0
+        self._run: TaskID | None = None
+        self._data: dict[str, TaskID] = {}
+
+    def start(self, spec: RunSpec) -> Update:
+        """A run begins; what is returned takes steps done, steps in all, and current figures."""
+        if self._run is not None:
+            self.bar.remove_task(self._run)
+        count = f"{self.finished + 1}/{self.total}"
+        task = self._run = self.bar.add_task(describe(spec), total=None, count=count, figures="")
+        name = "loss" if spec.kind == "pretrain" else "top-1"
+
+        def update(done: int, of: int, figures: dict[str, float]) -> None:
+            shown = " ".join(f"{value:.2f}" for value in figures.values())
+            self.bar.update(task, completed=done, total=of, figures=f"{name} {shown}")
+
+        return update
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Data is being drawn or decoded; without a bar, a line when it begins."""
+        if what not in self._data:
+            self._data[what] = self.bar.add_task(what, total=total, count="", figures="")
+            if self.bar.disable:
+                self.console.print(f"{what}: {total:,} images", markup=False)
+        task = self._data[what]
+        self.bar.update(task, completed=done, visible=done < total)
+
+    def done(self, spec: RunSpec, record: Record) -> None:
+        """A run has ended: its line stays."""
+        self.finished += 1
+        seconds = record.cost.get("wall_time_s", 0)
+        self.console.print(
+            f"[dim]{self.finished:>3}/{self.total}[/dim] {describe(spec):<46} "
+            f"{outcome(record):<28} [dim]{seconds:>6.0f} s[/dim]"
+        )
+
+
 @contextmanager
-def progress_of_runs(total: int):
-    """Bars on stderr, one line a finished run; yields (progress factory, done callback)."""
+def watching(total: int) -> Iterator[Watch]:
+    """A `Watch` over so many runs, on stderr."""
+    console = terminal(stderr=True)
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.fields[count]}"),
@@ -53,33 +111,9 @@ def progress_of_runs(total: int):
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
-        console=stderr,
+        console=console,
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not console.is_terminal,
     )
-    state = {"n": 0, "task": None}
-
-    def start(spec: RunSpec) -> Callable[[int, int, dict[str, float]], None]:
-        if state["task"] is not None:
-            bar.remove_task(state["task"])
-        count = f"{state['n'] + 1}/{total}"
-        task = bar.add_task(describe(spec), total=None, count=count, figures="")
-        state["task"] = task
-
-        def update(done: int, of: int, figures: dict[str, float]) -> None:
-            shown = " ".join(f"{value:.2f}" for value in figures.values())
-            name = "loss" if spec.kind == "pretrain" else "top-1"
-            bar.update(task, completed=done, total=of, figures=f"{name} {shown}")
-
-        return update
-
-    def done(spec: RunSpec, record: Record) -> None:
-        state["n"] += 1
-        seconds = record.cost.get("wall_time_s", 0)
-        stderr.print(
-            f"[dim]{state['n']:>3}/{total}[/dim] {describe(spec):<38} {outcome(record):<32} "
-            f"[dim]{seconds:>6.0f} s[/dim]"
-        )
-
     with bar:
-        yield start, done
+        yield Watch(bar, console, total)

@@ -2,65 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from locbench.paths import results_dir
+from locbench.recipes import Network
 from locbench.records import Record, Store
 from locbench.runs import RunSpec
+
+RECORD_BYTES = 20_000
+FLOAT_BYTES = 4
+# Network, objectives and momentum: what a checkpoint holds, in encoders, roughly.
+CHECKPOINT = 3
+# A training step in forward passes: one forward, and a backward of two. Two views an image.
+FORWARDS_A_STEP, VIEWS = 3, 2
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds and bytes a run is expected to need; None where nothing like it was measured."""
+    """What a run is expected to need; None where nothing is known to tell it from.
+
+    `kept_bytes` stay on disk; `working_bytes` more are needed until the run is done. `rough` where
+    no run of that shape was measured and the time comes from multiply-adds alone.
+    """
 
     seconds: float | None
-    disk_bytes: int | None
+    kept_bytes: int | None
+    working_bytes: int
     basis: str
+    rough: bool = False
 
 
-def _work(kind: str, recipe: dict[str, Any], images: int | None) -> float | None:
-    """What a run's time grows with: pixels passed; None where the data's size is unknown."""
-    if images is None:
-        return None
-    probed = recipe["probe"]["epochs"] if recipe["probe"]["augment"] else 1
-    epochs = {"pretrain": recipe["schedule"]["epochs"], "probe": probed, "pixels": 1}[kind]
-    return float(images * epochs * recipe["data"]["resolution"] ** 2)
+@dataclass(frozen=True)
+class Size:
+    """Parameters and multiply-adds (of one image) of an encoder."""
+
+    parameters: int
+    multiply_adds: int
 
 
 def known_records(store: Store) -> list[Record]:
     """Finished records here and in the committed results, the ones here first."""
     reference = Store(results_dir() / "records")
-    return [r for s in (store, reference) for r in s.all() if r.status == "done"]
+    return [r for s in (store, reference) for r in s.readable() if r.status == "done"]
 
 
-def estimate(spec: RunSpec, known: Iterable[Record], images: int | None) -> Estimate:
-    """From the finished run most like this one: same kind, then network, rule and width.
+def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Estimate:
+    """From the finished run most like this one; else from how many multiply-adds it is.
 
-    Time is scaled by images, epochs and pixels. A run at another width or depth gives no estimate.
+    Like is a run of the same kind with the same network and size: its time is scaled by images,
+    epochs and pixels. `build` allows to build the network (which imports torch) to count.
     """
-    recipe = spec.recipe.as_dict()
+    size = _size(spec, known, build)
+    kept, working = RECORD_BYTES, 0
+    if spec.kind == "pretrain":
+        encoder = None if size is None else FLOAT_BYTES * size.parameters
+        kept = None if encoder is None else kept + encoder
+        working = CHECKPOINT * (encoder or 0)
+    alike = [r for r in known if r.kind == spec.kind and _same_shape(r, spec)]
+    if alike:
+        best = max(alike, key=lambda r: (r.rule.get("name") == spec.rule, _profile(r) == _of(spec)))
+        there = _forwards(best.kind, best.recipe, best.data["train_images"]) * _pixels(best.recipe)
+        here = _forwards(spec.kind, spec.recipe.as_dict(), spec.fingerprint["train"])
+        seconds = best.cost["wall_time_s"] * here * _pixels(spec.recipe.as_dict()) / there
+        return Estimate(seconds, kept, working, _device(best))
+    rate, basis = _rate(known)
+    if rate is None or size is None:
+        return Estimate(None, kept, working, "nothing like it was measured yet")
+    forwards = _forwards(spec.kind, spec.recipe.as_dict(), spec.fingerprint["train"])
+    return Estimate(forwards * size.multiply_adds / rate, kept, working, basis, rough=True)
 
-    def likeness(record: Record) -> tuple[bool, ...]:
-        same_network = record.network.get("name") == (spec.network or None)
-        shape = all(record.network.get(k) == v for k, v in recipe["network"].items())
-        return (shape or spec.kind == "pixels", same_network, record.rule["name"] == spec.rule)
 
-    best = max((r for r in known if r.kind == spec.kind), key=likeness, default=None)
-    if best is None or not likeness(best)[0]:
-        return Estimate(None, None, "nothing like it was measured yet")
-    there = _work(spec.kind, best.recipe, best.data["train_images"])
-    here = _work(spec.kind, recipe, images)
-    seconds = None if here is None or not there else best.cost["wall_time_s"] * here / there
-    parameters = best.cost.get("encoder_parameters", 0)
-    return Estimate(seconds, 4 * parameters + 20_000, str(best.environment.get("device")))
+def _forwards(kind: str, recipe: dict[str, Any], images: int) -> float:
+    """How many images' forward passes a run is worth."""
+    probe = recipe["probe"]
+    if kind == "pretrain":
+        return images * recipe["schedule"]["epochs"] * VIEWS * FORWARDS_A_STEP
+    return images * (probe["epochs"] if kind == "probe" and probe["augment"] else 1)
 
 
-def checkpoint_bytes(folder: Path) -> int:
-    """What a run has left on disk so far."""
-    return sum(p.stat().st_size for p in folder.glob("*") if p.is_file())
+def _pixels(recipe: dict[str, Any]) -> int:
+    return recipe["data"]["resolution"] ** 2
+
+
+def _profile(record: Record) -> Any:
+    return record.recipe["probe"]["profile"]
+
+
+def _of(spec: RunSpec) -> str:
+    return spec.recipe.probe.profile
+
+
+def _device(record: Record) -> str:
+    return str(record.environment.get("device"))
+
+
+def _same_shape(record: Record, spec: RunSpec) -> bool:
+    """Whether a record's network is this one, at the same width and depth."""
+    if spec.kind == "pixels":
+        return True
+    wanted = {"name": spec.network, **spec.recipe.as_dict()["network"]}
+    return all(record.network.get(key) == value for key, value in wanted.items())
+
+
+def _rate(known: Sequence[Record]) -> tuple[float | None, str]:
+    """Multiply-adds a second of the finished pretraining with the largest network."""
+    needed = ("images_per_s", "encoder_multiply_adds")
+    counted = [r for r in known if r.kind == "pretrain" and all(r.cost.get(k) for k in needed)]
+    if not counted:
+        return None, ""
+    largest = max(counted, key=lambda r: r.cost["encoder_multiply_adds"])
+    images, operations = (largest.cost[key] for key in needed)
+    return images * VIEWS * FORWARDS_A_STEP * operations, _device(largest)
+
+
+def _size(spec: RunSpec, known: Sequence[Record], build: bool) -> Size | None:
+    if spec.kind == "pixels":
+        return None
+    side = spec.recipe.data.resolution
+    for record in known:
+        if "encoder_parameters" in record.cost and _same_shape(record, spec):
+            scale = side**2 / _pixels(record.recipe)
+            operations = round(record.cost["encoder_multiply_adds"] * scale)
+            return Size(record.cost["encoder_parameters"], operations)
+    return built_size(spec.network, spec.recipe.network, side) if build else None
+
+
+@cache
+def built_size(name: str, settings: Network, side: int) -> Size:
+    """Build an encoder, without memory for its weights, and count. Imports torch."""
+    import torch
+
+    from locbench.cost.operations import multiply_adds, parameters
+    from locbench.registry import NETWORKS
+
+    with torch.device("meta"):
+        network = NETWORKS.get(name)(settings, num_classes=1)
+    return Size(
+        parameters(network) - parameters(network.head),
+        multiply_adds(network.blocks, (3, side, side)),
+    )
+
+
+def total(estimates: Sequence[Estimate]) -> str:
+    """The estimates of runs that follow one another, in a few words."""
+    if not estimates:
+        return "nothing to do"
+    timed = [e for e in estimates if e.seconds is not None]
+    disk = f"{size(sum(e.kept_bytes or 0 for e in estimates))} to keep"
+    disk += f" and {size(max(e.working_bytes for e in estimates))} more while it runs"
+    if not timed:
+        return f"time unknown (nothing like them was measured yet), {disk}"
+    word = "roughly" if any(e.rough for e in timed) else "about"
+    unknown = len(estimates) - len(timed)
+    rest = f" and {unknown} of unknown length" if unknown else ""
+    basis = ", ".join(dict.fromkeys(e.basis for e in timed))
+    took = duration(sum(e.seconds for e in timed))
+    return f"{word} {took}{rest} (from runs on {basis}), {disk}"
+
+
+def size(count: float | None) -> str:
+    """Bytes as people say them."""
+    if count is None:
+        return "unknown"
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def duration(seconds: float | None) -> str:
@@ -69,4 +178,6 @@ def duration(seconds: float | None) -> str:
         return "unknown"
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"

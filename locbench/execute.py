@@ -2,96 +2,101 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
-from locbench.data import ImageData, load_data
 from locbench.errors import RunFailed, UserError
 from locbench.networks.base import Network
 from locbench.probe import LinearProbe, calibrate, pixel_baseline
-from locbench.records import Record, Store, environment
+from locbench.records import Record, Store, environment, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.runs import RunSpec
 from locbench.training.checkpoints import load_encoder, save_encoder
 from locbench.training.engine import trainable
 from locbench.training.guard import Diverged, pick_device
-from locbench.training.loop import Trainer, unit_name
+from locbench.training.loop import Trainer
 from locbench.training.seeds import derive
+from locbench.workshop import Progress, Workshop
 
-Progress = Callable[[int, int, dict[str, float]], None]
 CHECKPOINT = "checkpoint.pt"
 ENCODER = "encoder.safetensors"
-
-
-@dataclass
-class Workshop:
-    """Where runs are carried out: the store, the data, the device, and who is told of progress."""
-
-    store: Store
-    device: str = "auto"
-    data_root: Path | None = None
-    progress: Callable[[RunSpec], Progress] = lambda spec: lambda done, total, figures: None
-    _data: dict[tuple[str, int], ImageData] = field(default_factory=dict)
-
-    def data(self, spec: RunSpec) -> ImageData:
-        """The run's data set, loaded once."""
-        key = (spec.recipe.data.name, spec.recipe.data.resolution)
-        if key not in self._data:
-            self._data[key] = load_data(*key, self.data_root)
-        return self._data[key]
-
-
-def now() -> str:
-    """The time, to the second, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+NOTE_EVERY_S = 20.0
 
 
 def execute(spec: RunSpec, shop: Workshop) -> Record:
     """The finished record of this run: from the store if it is there, else by running it.
 
-    A run that was stopped goes on from its checkpoint. The record is written when the run starts
-    and when it ends: `done`, `diverged` (raises Diverged) or `failed` (raises what went wrong).
+    A run that was stopped or failed goes on from its checkpoint. The record is written when the
+    run starts, now and then, and when it ends: `done`, `diverged` (raises Diverged) or `failed`
+    (raises what went wrong). Stopped by the user it stays `running`.
     """
-    found = shop.store.load(spec.id)
-    if found is not None and found.status == "done":
-        return found
-    if found is not None and found.status == "diverged":
-        raise RunFailed(f"{spec.id} diverged before ({found.error}); run it again with --fresh")
+    if (record := shop.store.finished(spec.id)) is not None:
+        return record
     device = pick_device(shop.device)
-    record = _start(spec, shop, device, found)
-    try:
-        memory, began = PeakMemory(device), time.monotonic()
-        KINDS[spec.kind](spec, shop, record, device)
-        record.cost.update(memory.read())
-        record.cost.setdefault("wall_time_s", round(time.monotonic() - began, 2))
-        record.status = "done"
-    except Diverged as error:
-        record.status, record.error = "diverged", str(error)
-        raise
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        record.finished = None if record.status == "running" else now()
-        shop.store.save(record)
-    (shop.store.folder(spec.id) / CHECKPOINT).unlink(missing_ok=True)
+    shop.data(spec)  # before there is a record: what is wrong with the data is not the run's fault
+    with _alone(shop.store, spec.id):
+        if (record := shop.store.finished(spec.id)) is not None:
+            return record
+        record = _start(spec, shop, device)
+        try:
+            memory, began = PeakMemory(device), time.monotonic()
+            KINDS[spec.kind](spec, shop, record, device)
+            record.cost.update(memory.read())
+            record.cost.setdefault("wall_time_s", round(time.monotonic() - began, 2))
+            record.status = "done"
+        except Diverged as error:
+            record.status, record.error = "diverged", str(error)
+            raise
+        except torch.OutOfMemoryError as error:
+            record.status, record.error = "failed", "out of memory"
+            raise RunFailed(
+                f"{spec.id}: {shop.device} is out of memory; set a smaller training.batch or "
+                "data.resolution with --set, or another --device"
+            ) from error
+        except Exception as error:
+            record.status, record.error = "failed", _one_line(error)
+            raise
+        finally:
+            record.finished = None if record.status == "running" else timestamp()
+            shop.store.save(record)
+        (shop.store.folder(spec.id) / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 
-def _start(spec: RunSpec, shop: Workshop, device: torch.device, found: Record | None) -> Record:
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _alone(store: Store, id: str) -> Iterator[None]:
+    """One process at a time does a run: another one waits, and then finds its record."""
+    store.prepare()
+    store.folder(id).mkdir(exist_ok=True)
+    lock = FileLock(store.folder(id) / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"locbench: another process is at {id}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
     """A record with status `running`, saved."""
-    data, recipe = shop.data(spec), spec.recipe
+    found, data, recipe = shop.store.load(spec.id), shop.data(spec), spec.recipe
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    precision = "float32"
     record = Record(
         id=spec.id,
         kind=spec.kind,
@@ -113,9 +118,9 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device, found: Record | 
             "test_images": len(data.test),
             "resolution": recipe.data.resolution,
         },
-        tags={"epoch": "last", "precision": precision, "processes": 1},
+        tags={"epoch": "last", "precision": "float32", "processes": 1},
         environment=environment(device=name),
-        created=found.created if found is not None else now(),
+        created=found.created if found is not None else timestamp(),
     )
     if spec.rule in RULES.names():
         record.rule["version"] = RULES.entry(spec.rule).version
@@ -136,17 +141,21 @@ def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.devic
             "start": unit.start,
             "stop": unit.stop,
             "updates": unit.updated_blocks(),
-            "auxiliary": unit.objective.description,
+            "auxiliary": getattr(unit.objective, "description", type(unit.objective).__name__),
             "auxiliary_parameters": sum(p.numel() for p in trainable([unit.objective])),
         }
         for name, unit in zip(trainer.names, trainer.engine.units, strict=True)
     ]
     record.cost |= _size(trainer.network, spec)
     shop.store.save(record)
+
+    def note(figures: dict[str, float]) -> None:
+        record.curves = trainer.curves  # another object after going on from a checkpoint
+
     try:
-        trainer.fit(folder / CHECKPOINT, shop.progress(spec))
+        trainer.fit(folder / CHECKPOINT, _noting(spec, shop, record, note))
     finally:
-        record.curves = trainer.curves
+        note({})
     save_encoder(folder / ENCODER, trainer.network.encoder_state_dict())
     for name, curve in trainer.curves["units"].items():
         for key, values in curve.items():
@@ -156,6 +165,23 @@ def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.devic
     record.cost["images_per_s"] = round(images / trainer.elapsed, 1)
     record.cost["steps"] = trainer.total
     record.cost["activation_bytes"] = trainer.activation_bytes
+
+
+def _noting(
+    spec: RunSpec, shop: Workshop, record: Record, note: Callable[[dict[str, float]], None]
+) -> Progress:
+    """The run's progress, which also notes the figures and writes the record now and then."""
+    progress, written = shop.progress(spec), time.monotonic()
+
+    def tell(done: int, total: int, figures: dict[str, float]) -> None:
+        nonlocal written
+        progress(done, total, figures)
+        note(figures)
+        if time.monotonic() - written > NOTE_EVERY_S:
+            shop.store.save(record)
+            written = time.monotonic()
+
+    return tell
 
 
 def _size(network: Network, spec: RunSpec) -> dict[str, int]:
@@ -178,10 +204,15 @@ def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
     if spec.parent is None and spec.encoder_file is None:
         calibrate(network, data.train, spec.recipe, device)
         return network
-    if spec.parent is not None:
-        path = shop.store.folder(spec.parent.id) / ENCODER
-    else:
-        path = Path(spec.encoder_file[0])
+    if spec.parent is None:
+        load_into(network, Path(spec.encoder_file[0]))
+        return network
+    path = shop.store.folder(spec.parent.id) / ENCODER
+    if not path.is_file():
+        raise UserError(
+            f"{path} is gone, though its run is done; delete the folder {path.parent} to pretrain "
+            "it again"
+        )
     load_into(network, path)
     return network
 
@@ -208,7 +239,13 @@ def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
     """Linear accuracy at the probed blocks; decoder and precision are those of the pretraining."""
     network = encoder_for(spec, shop, device)
     probe = LinearProbe(network, shop.data(spec), spec.recipe, spec.seed, device)
-    scores = probe.fit(shop.progress(spec))
+    record.curves = {"epoch": [], "top1": []}
+
+    def note(figures: dict[str, float]) -> None:
+        record.curves["epoch"].append(len(record.curves["epoch"]) + 1)
+        record.curves["top1"].append(figures["top1"])
+
+    scores = probe.fit(_noting(spec, shop, record, note))
     record.metrics = {
         "top1": {"last": scores[-1].last, "best": scores[-1].best},
         "top5": {"last": scores[-1].top5},
@@ -222,7 +259,7 @@ def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
     record.tags |= {
         "probe": spec.recipe.probe.profile,
         "probe_augmented": spec.recipe.probe.augment,
-        "decoder": "none",
+        "decoder": "none" if spec.encoder_file is None else "unknown",
     }
     if spec.parent is not None:
         parent = shop.store.load(spec.parent.id)
@@ -238,5 +275,3 @@ def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
 
 
 KINDS = {"pretrain": _pretrain, "probe": _probe, "pixels": _pixels}
-
-__all__ = ["Workshop", "execute", "unit_name"]

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from locbench import registry
-from locbench.check import reference_store
+from locbench.check import place, reference_store
 from locbench.errors import UserError
 from locbench.paths import recipes_dir
 from locbench.recipes import load_recipe
 from locbench.records import Store
 from locbench.registry import suggest
 from locbench.reproduce import Options, can_run, make_plan
-from locbench.tables import Table, count, layout, legend, load_table, table_names
+from locbench.tables import Table, layout, legend, load_table, table_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,27 +25,28 @@ def _tables(store: Store) -> Listing:
     rows = []
     for name in table_names():
         table = load_table(name)
-        runnable = sum(can_run(cell) for cell in table.cells())
+        published = [cell for cell in table.cells() if cell.published is not None]
+        here = sum(can_run(cell) for cell in published)
         filled = {scale: _filled(table, scale, store) for scale in ("smoke", "small")}
-        records = " ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
-        rows.append([name, table.title, count(table)["published"], runnable, records])
+        records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
+        rows.append([name, table.title, len(published), here, records])
     return "Published tables", ["table", "title", "cells", "can run", "records"], rows
 
 
 def _filled(table: Table, scale: str, store: Store) -> int:
-    """Cells that have a record, here or among the committed results."""
+    """Published cells that have a record, here or among the committed results."""
     if not any(can_run(cell) for cell in table.cells()):
         return 0
-    places = {id.rsplit("-", 1)[0] for id in reference_store().ids()}
+    places = {place(id) for id in reference_store().ids()}
     have = set(store.ids())
     try:
         plan = make_plan(table, Options(scale))
-    except UserError:  # data of this scale is not here: count the committed records by name
+    except UserError:  # data of this scale is not here, so nothing can be told
         return 0
     return sum(
-        any(spec.id in have or spec.id.rsplit("-", 1)[0] in places for spec in planned.specs)
+        any(spec.id in have or place(spec.id) in places for spec in planned.specs)
         for planned in plan.cells
-        if not planned.baseline
+        if planned.cell.published is not None
     )
 
 
@@ -59,7 +60,15 @@ def _recipes(store: Store) -> Listing:
 
 
 def _runs(store: Store) -> Listing:
-    rows = [[r.id, r.status, r.scale, r.created, r.error or ""] for r in store.all()]
+    rows = []
+    for id in store.ids():
+        try:
+            record = store.load(id)
+        except UserError as error:  # listed with what is wrong, so that the others are seen too
+            rows.append([id, "broken", "", "", str(error)])
+            continue
+        if record is not None:
+            rows.append([id, record.status, record.scale, record.created, record.error or ""])
     return f"Runs in {store.root}", ["run", "status", "scale", "started", "error"], rows
 
 
@@ -85,32 +94,59 @@ def listing(what: str, store: Store) -> Listing:
     return LISTINGS[what](store)
 
 
+def print_listing(found: Listing, console: Console) -> None:
+    """Print a listing for a person."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    title, columns, rows = found
+    if not rows:
+        console.print(f"{title}: none yet", markup=False)
+        return
+    shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False)
+    for k, name in enumerate(columns):
+        numeric = all(isinstance(row[k], int) for row in rows)
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(str(value)) for value in row))
+    console.print(shown)
+
+
 def published_table(table: Table, console: Console) -> None:
     """Print a published table with its caption, legend, notes, and claims judged on print."""
+    from rich import box
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     headers, rows = layout(table)
-    shown = RichTable(title=f"{table.name}: {table.title}", title_justify="left", caption=None)
+    title = Text(f"{table.name}  {table.title}", style="bold")
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for k, header in enumerate(headers):
         numeric = k >= len(table.label_names)
-        shown.add_column(header, justify="right" if numeric else "left", overflow="fold")
+        justify = "right" if numeric else "left"
+        shown.add_column(Text(header), justify=justify, overflow="fold", no_wrap=False)
     for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
-    console.print(f"{table.caption}\n{table.source}", style="dim", soft_wrap=False)
-    for line in legend(table):
-        console.print(line, style="dim")
+        shown.add_row(*map(Text, row))
+    console.print(title, Text(table.caption), shown, "", sep="\n")
+    for line in (table.source, *legend(table)):
+        console.print(Text(line, style="dim"))
     for note in table.notes:
-        console.print(f"note: {note}")
-    values = {
-        cell.key: cell.published.value
-        for cell in table.cells()
-        if cell.published is not None and not isinstance(cell.published.value, str)
-    }
+        console.print(Text(f"Note: {note}", style="dim"))
+    console.print()
     for claim in table.claims:
-        result = claim.judge(values)
-        mark = {True: "holds in print", False: "does not hold in print", None: "open"}[result.holds]
-        console.print(f"claim: {claim.text}: {mark} ({result.detail})")
+        result = claim.judge(table.values())
+        mark = {True: "holds", False: "does not hold", None: "open"}[result.holds]
+        console.print(Text(f"Claim: {claim.text}. In print it {mark} ({result.detail})"))
+
+
+def print_checks(checks: list[Any], console: Console) -> None:
+    """Print what `locbench doctor` found."""
+    from rich.text import Text
+
+    styles = {"ok": "green", "warn": "yellow", "fail": "red"}
+    for check in checks:
+        status = Text(f"{check.status:<5}", style=styles[check.status])
+        console.print(Text.assemble(status, f" {check.name:<14} {check.detail}"), soft_wrap=True)
 
 
 def published_json(table: Table) -> dict[str, Any]:
@@ -131,5 +167,9 @@ def published_json(table: Table) -> dict[str, Any]:
             }
             for cell in table.cells()
         ],
-        "claims": [claim.text for claim in table.claims],
+        "notes": list(table.notes),
+        "claims": [
+            {"text": claim.text, "holds_in_print": claim.judge(table.values()).holds}
+            for claim in table.claims
+        ],
     }

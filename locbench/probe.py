@@ -2,26 +2,37 @@
 
 Protocol of LoCo sec. 5.1 (profile `loco`: SGD without momentum) and of the MoCo code that it says
 it follows (profile `moco`: momentum 0.9, other milestones); facts B.5. The encoder stays in eval
-mode and is never changed: no gradient, no batch-norm statistics.
+mode and is never changed: no gradient, no batch-norm statistics. It runs in fp32, whatever the
+precision of the pretraining was, so that a probe means the same on every device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from locbench.data import ImageData, Split
+from locbench.data import ImageData, Images
 from locbench.data.augmentation import ProbeAugmentation, centre
+from locbench.errors import RunFailed, UserError
 from locbench.networks.base import Network
 from locbench.recipes import Probe, Recipe
+from locbench.training.checkpoints import load_checkpoint, save_checkpoint
+from locbench.training.guard import Diverged
+from locbench.training.loop import MISFITS, SAVE_EVERY_S
 from locbench.training.seeds import derive, generator, stream
 
-CHUNK = 500
+CHUNK = 500  # images through the encoder at a time
+ROWS = 8192  # test images whose logits are held at a time
 CALIBRATION_IMAGES = 2000
+PENALTIES = (10.0, 1.0, 0.1, 0.01)  # of the pixel baseline, for the mean cross-entropy
+PIXEL_BYTES = 4 << 30  # the most that the pixel baseline reads; it needs some three times as much
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -35,9 +46,24 @@ class Accuracy:
     top5: float
 
 
+class ProbeDiverged(Diverged):
+    """A classifier's weights are not finite: the features are too large for the learning rate."""
+
+    def __init__(self, block: int, epoch: int) -> None:
+        RunFailed.__init__(
+            self,
+            f"the linear probe of block {block} was not finite after epoch {epoch}; lower probe.lr",
+        )
+
+
+def learning_rate(probe: Probe, epoch: int) -> float:
+    """The rate of an epoch, counted from 0: a tenth from every milestone on."""
+    return probe.lr * 0.1 ** sum(milestone <= epoch for milestone in probe.milestones)
+
+
 @torch.no_grad()
-def pooled_features(network: Network, images: Tensor, blocks: list[int]) -> list[Tensor]:
-    """Global average pools of the given blocks' outputs: for each block [B, C] in fp32."""
+def pooled_features(network: Network, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    """Global average pools of the given blocks' outputs (ascending): for each [B, C] in fp32."""
     x = images.contiguous(memory_format=torch.channels_last)
     pooled = []
     for index, block in enumerate(network.blocks[: blocks[-1] + 1]):
@@ -47,15 +73,20 @@ def pooled_features(network: Network, images: Tensor, blocks: list[int]) -> list
     return pooled
 
 
-def chunks(split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images [B,3,H,W] uint8 and targets of a split in order, a chunk at a time."""
-    total = len(split) if limit is None else min(limit, len(split))
-    for start in range(0, total, CHUNK):
-        indices = torch.arange(start, min(start + CHUNK, total))
-        yield split.batch(indices), split.targets[indices]
+def read(split: Images, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (uint8 [B,3,H,W]) and targets of each part, a list of indices, one after the other.
+
+    A split that decodes its images as it goes begins with the next part while this one is used.
+    """
+    prefetch = getattr(split, "prefetch", None)
+    for part, coming in zip(parts, [*parts[1:], None], strict=True):
+        images = split.batch(part)
+        if prefetch is not None and coming is not None:
+            prefetch(coming)
+        yield images, split.targets[part]
 
 
-def calibrate(network: Network, split: Split, recipe: Recipe, device: torch.device) -> None:
+def calibrate(network: Network, split: Images, recipe: Recipe, device: torch.device) -> None:
     """Set the batch-norm statistics of an untrained network to those of the data (in place).
 
     Without it the features of initial weights are probed with mean 0 and variance 1, which no
@@ -67,13 +98,13 @@ def calibrate(network: Network, split: Split, recipe: Recipe, device: torch.devi
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-    order = torch.randperm(len(split), generator=generator(0, "calibration"))
+    order = torch.randperm(len(split), generator=generator(0, "calibration"))[:CALIBRATION_IMAGES]
+    # Chunks of one size: they weigh the same, and none is too small to have a variance.
+    parts = order.chunk(-(-len(order) // CHUNK))
     network.train()
     with torch.no_grad():
-        for indices in order[:CALIBRATION_IMAGES].split(CHUNK):
-            view = centre(
-                split.batch(indices).to(device), recipe.data.resolution, recipe.augmentation
-            )
+        for images, _ in read(split, parts):
+            view = centre(images.to(device), recipe.data.resolution, recipe.augmentation)
             network.encode(view.contiguous(memory_format=torch.channels_last))
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
@@ -84,7 +115,10 @@ class LinearProbe:
     """Trains one linear classifier per probed block, all at once, on a frozen encoder.
 
     With `probe.augment` every step sees new random crops and flips (the papers' protocol); without
-    it, features of the un-augmented images are computed once (the short version).
+    it, features of the un-augmented images are computed once (the short version) and held on the
+    device: 4 bytes x training images x channels of all probed blocks. Features of the test images
+    are held in both. Initial weights and the order of the images depend on the seed alone, so a
+    block's accuracy is the same whether it is probed alone or with all others.
     """
 
     def __init__(
@@ -94,11 +128,10 @@ class LinearProbe:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         last = len(network.blocks) - 1
         self.blocks = [last] if recipe.probe.blocks == "last" else list(range(last + 1))
-        widths = [network.blocks[b].out_channels for b in self.blocks]
-        torch.manual_seed(derive(seed, "probe"))
-        self.heads = nn.ModuleList(nn.Linear(width, len(data.classes)) for width in widths)
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=0.01)
+        self.widths = [network.blocks[b].out_channels for b in self.blocks]
+        self.heads = nn.ModuleList(nn.Linear(width, len(data.classes)) for width in self.widths)
+        for block, head in zip(self.blocks, self.heads, strict=True):
+            nn.init.normal_(head.weight, std=0.01, generator=generator(seed, "probe", block))
             nn.init.zeros_(head.bias)
         self.heads.to(device)
         probe = recipe.probe
@@ -108,88 +141,155 @@ class LinearProbe:
             momentum=probe.momentum,
             weight_decay=probe.weight_decay,
         )
-        self.schedule = torch.optim.lr_scheduler.MultiStepLR(
-            self.optimizer, list(probe.milestones), gamma=0.1
+        self.augment = ProbeAugmentation(
+            recipe.augmentation, recipe.data.resolution, channels_last=True
         )
-        self.augment = ProbeAugmentation(recipe.augmentation, recipe.data.resolution)
+        self.history: list[list[tuple[float, float]]] = []  # [epoch][block] -> top-1, top-5
 
-    def _centre_features(self, split: Split) -> tuple[list[Tensor], Tensor]:
+    def _centre_features(self, split: Images) -> tuple[list[Tensor], Tensor]:
         """Features of every un-augmented image, per probed block, and the targets."""
-        parts, targets = [], []
-        for images, target in chunks(split):
-            view = centre(
-                images.to(self.device), self.recipe.data.resolution, self.recipe.augmentation
+        parts = torch.arange(len(split)).split(CHUNK)
+        features = [torch.empty(len(split), w, device=self.device) for w in self.widths]
+        aug, side = self.recipe.augmentation, self.recipe.data.resolution
+        for part, (images, _) in zip(parts, read(split, parts), strict=True):
+            pooled = pooled_features(
+                self.network, centre(images.to(self.device), side, aug), self.blocks
             )
-            parts.append(pooled_features(self.network, view, self.blocks))
-            targets.append(target)
-        features = [torch.cat(column) for column in zip(*parts, strict=True)]
-        return features, torch.cat(targets).to(self.device)
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            for whole, piece in zip(features, pooled, strict=True):
+                whole[rows] = piece
+        return features, split.targets.to(self.device)
 
-    def _batches(self, epoch: int, cached: tuple[list[Tensor], Tensor] | None):
+    def _batches(
+        self, epoch: int, cached: tuple[list[Tensor], Tensor] | None
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
         """The batches of one epoch: features per probed block, and targets."""
         n, size = len(self.data.train), self.recipe.probe.batch
         order = stream(derive(self.seed, "probe"), n, epoch * n, (epoch + 1) * n)
-        for k, indices in enumerate(order.split(size)):
-            if cached is not None:
-                features, targets = cached
+        if cached is not None:
+            features, targets = cached
+            for indices in order.to(self.device).split(size):
                 yield [f[indices] for f in features], targets[indices]
-                continue
-            images = self.data.train.batch(indices).to(self.device)
+            return
+        for k, (images, targets) in enumerate(read(self.data.train, order.split(size))):
             draw = generator(self.seed, "probe augmentation", epoch, k)
-            view = self.augment.views(images, draw)
-            features = pooled_features(self.network, view, self.blocks)
-            yield features, self.data.train.targets[indices].to(self.device)
+            view = self.augment.views(images.to(self.device), draw)
+            yield pooled_features(self.network, view, self.blocks), targets.to(self.device)
 
+    def _train_epoch(self, epoch: int, cached: tuple[list[Tensor], Tensor] | None) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe.probe, epoch)
+        for features, targets in self._batches(epoch, cached):
+            logits = [h(f) for h, f in zip(self.heads, features, strict=True)]
+            loss = sum(F.cross_entropy(y, targets) for y in logits)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        finite = torch.stack([head.weight.isfinite().all() for head in self.heads]).tolist()
+        if not all(finite):
+            raise ProbeDiverged(self.blocks[finite.index(False)], epoch + 1)
+
+    @torch.no_grad()
     def _evaluate(self, features: list[Tensor], targets: Tensor) -> list[tuple[float, float]]:
         """Top-1 and top-5 in percent on the test images, per probed block."""
-        scores = []
-        for head, feature in zip(self.heads, features, strict=True):
-            top = head(feature).topk(min(5, head.out_features), dim=1).indices
-            hits = top == targets[:, None]
-            first, five = hits[:, 0].float().mean(), hits.any(dim=1).float().mean()
-            scores.append((100 * float(first), 100 * float(five)))
-        return scores
+        hits = torch.zeros(len(self.heads), 2, device=self.device, dtype=torch.float64)
+        for head, feature, count in zip(self.heads, features, hits, strict=True):
+            for x, y in zip(feature.split(ROWS), targets.split(ROWS), strict=True):
+                top = head(x).topk(min(5, head.out_features), dim=1).indices == y[:, None]
+                count += torch.stack([top[:, 0].sum(), top.sum()])
+        return [tuple(row) for row in (100 * hits / len(targets)).tolist()]
 
-    def fit(self, progress: Progress) -> list[Accuracy]:
-        """Train and evaluate after every epoch: one `Accuracy` per probed block."""
-        probe: Probe = self.recipe.probe
-        cached = None if probe.augment else self._centre_features(self.data.train)
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on after an epoch."""
+        return {
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = state["history"]
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from this checkpoint if there is one; UserError if it is not one of this probe."""
+        state = load_checkpoint(checkpoint)
+        if state is None:
+            return
+        try:
+            self.load_state(state)
+        except MISFITS as error:
+            raise UserError(
+                f"{checkpoint} is no checkpoint of this probe; "
+                f"move it away to start this probe from the beginning"
+            ) from error
+
+    def fit(self, progress: Progress, checkpoint: Path | None = None) -> list[Accuracy]:
+        """Train and evaluate after every epoch: one `Accuracy` per probed block.
+
+        Goes on from the checkpoint if there is one, and saves one after an epoch when the last is
+        some seconds old: a long probe survives being stopped. Raises ProbeDiverged.
+        """
+        if checkpoint is not None:
+            self.resume(checkpoint)
+        epochs = self.recipe.probe.epochs
+        cached = None if self.recipe.probe.augment else self._centre_features(self.data.train)
         test, targets = self._centre_features(self.data.test)
-        history = []
-        for epoch in range(probe.epochs):
-            for features, target in self._batches(epoch, cached):
-                logits = [h(f) for h, f in zip(self.heads, features, strict=True)]
-                loss = sum(F.cross_entropy(y, target) for y in logits)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.optimizer.step()
-            self.schedule.step()
-            with torch.no_grad():
-                history.append(self._evaluate(test, targets))
-            progress(epoch + 1, probe.epochs, {"top1": history[-1][-1][0]})
-        per_block = list(zip(*history, strict=True))
+        saved = time.monotonic()
+        for epoch in range(len(self.history), epochs):
+            self._train_epoch(epoch, cached)
+            self.history.append(self._evaluate(test, targets))
+            progress(epoch + 1, epochs, {"top1": self.history[-1][-1][0]})
+            if checkpoint is not None and time.monotonic() - saved > SAVE_EVERY_S:
+                save_checkpoint(checkpoint, self.state())
+                saved = time.monotonic()
         return [
             Accuracy(last=h[-1][0], best=max(score[0] for score in h), top5=h[-1][1])
-            for h in per_block
+            for h in zip(*self.history, strict=True)
         ]
+
+
+def _flat(split: Images, resolution: int, recipe: Recipe) -> Tensor:
+    """The un-augmented images of a split as rows: fp32 [N, 3 * resolution^2]."""
+    parts = torch.arange(len(split)).split(CHUNK)
+    rows = torch.empty(len(split), 3 * resolution**2)
+    for target, (images, _) in zip(rows.split(CHUNK), read(split, parts), strict=True):
+        target.copy_(centre(images, resolution, recipe.augmentation).flatten(1))
+    return rows
 
 
 def pixel_baseline(data: ImageData, resolution: int, recipe: Recipe) -> float:
     """Top-1 in percent of logistic regression (scikit-learn) on standardised pixels.
 
-    Raises UserError by way of the data set alone; every 3 * resolution^2 pixel value is a feature.
+    Every one of the 3 * resolution^2 pixel values is a feature. The L2 penalty is chosen on a fifth
+    of the training images, held out, then the classifier is fitted to all of them; the test images
+    are only scored. A penalty p weighs p/2 |w|^2 against the mean cross-entropy, so that it means
+    the same for data sets of any size (on Shapes 0.1 is best, and 0.01 overfits).
+    Raises RunFailed for data that no such fit can hold (ImageNet at 224 pixels: 770 GB).
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def flat(split: Split) -> tuple[Tensor, Tensor]:
-        views = [(centre(x, resolution, recipe.augmentation), t) for x, t in chunks(split)]
-        return (
-            torch.cat([view.flatten(1) for view, _ in views]).numpy(),
-            torch.cat([target for _, target in views]).numpy(),
+    size = 4 * 3 * resolution**2 * (len(data.train) + len(data.test))
+    if size > PIXEL_BYTES:
+        raise RunFailed(
+            f"logistic regression on the pixels of {data.name} at {resolution} pixels would read "
+            f"{size / 2**30:.0f} GiB, more than {PIXEL_BYTES >> 30}; set a smaller data.resolution"
         )
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=100))
-    model.fit(*flat(data.train))
-    return 100 * float(model.score(*flat(data.test)))
+    scaler = StandardScaler(copy=False)
+    x = scaler.fit_transform(_flat(data.train, resolution, recipe).numpy())
+    y = data.train.targets.numpy()
+    order = torch.randperm(len(y), generator=generator(0, "pixels")).numpy()
+    held, kept = order[: len(y) // 5], order[len(y) // 5 :]
+    x_kept, x_held = x[kept], x[held]
+    model = LogisticRegression(max_iter=1000, warm_start=True)
+    scores = {}
+    for penalty in PENALTIES:
+        model.set_params(C=1 / (penalty * len(kept))).fit(x_kept, y[kept])
+        scores[penalty] = model.score(x_held, y[held])
+    best = max(scores, key=scores.get)  # of equals, the strongest
+    model = LogisticRegression(C=1 / (best * len(y)), max_iter=1000).fit(x, y)
+    test = scaler.transform(_flat(data.test, resolution, recipe).numpy())
+    return 100 * float(model.score(test, data.test.targets.numpy()))

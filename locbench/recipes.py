@@ -1,51 +1,42 @@
 """A training protocol: TOML read into frozen dataclasses, with scales, profiles and overrides.
 
 What decides a value, the later over the earlier: the defaults below; the file that `extends`
-names; the file itself; their [probe.profiles.NAME] of the chosen probe profile; the [scales.SCALE]
-of both; the [scales.SCALE.probe.profiles.NAME] of both; the overrides of the command line or of a
-table's cell. Every value is checked where it is written, also in scales and profiles that are not
-asked for, so that an error names the file and the key.
+names; the file itself; their [probe.profiles.NAME] of the chosen probe profile; what a table's cell
+sets; the [scales.SCALE] of both files; the [scales.SCALE.probe.profiles.NAME] of both; the
+overrides of the command line. Every value is checked where it is written, also in scales and
+profiles that are not asked for, so that an error names the file and the key.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from locbench.checked import (
+    Count,
+    DataName,
+    Fraction,
+    Hue,
+    Momentum,
+    NotNegative,
+    Pairs,
+    Positive,
+    Scalar,
+    Share,
+    Whole,
+    check_dotted,
+    check_section,
+)
 from locbench.errors import UserError
 from locbench.paths import recipes_dir
 from locbench.records import identity_hash
-from locbench.registry import DATASETS, suggest
+from locbench.registry import suggest
 
 SCALES = ("paper", "small", "smoke")
-
-Scalar = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What a value must satisfy, and how to say so."""
-
-    holds: Callable[[Any], bool]
-    want: str
-
-
-Positive = Annotated[float, Limit(lambda x: x > 0, "above 0")]
-NotNegative = Annotated[float, Limit(lambda x: x >= 0, "at least 0")]
-Fraction = Annotated[float, Limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
-Share = Annotated[float, Limit(lambda x: 0 < x <= 1, "above 0 and at most 1")]
-Momentum = Annotated[float, Limit(lambda x: 0 <= x < 1, "at least 0 and below 1")]
-Hue = Annotated[float, Limit(lambda x: 0 <= x <= 0.5, "from 0 to 0.5")]
-Count = Annotated[int, Limit(lambda x: x >= 1, "at least 1")]
-Pairs = Annotated[int, Limit(lambda x: x >= 2, "at least 2 (the negatives are other images)")]
-Whole = Annotated[int, Limit(lambda x: x >= 0, "at least 0")]
-DataName = Annotated[str, DATASETS]
 
 
 @dataclass(frozen=True)
@@ -163,8 +154,6 @@ SECTIONS = {
     for cls in (Data, Augmentation, Network, Optimizer, Schedule, Training, Probe)
 }
 
-_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a string"}
-
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with locbench, such as 'loco/imagenet', sorted."""
@@ -173,28 +162,48 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(
-    name: str, scale: str = "paper", overrides: Mapping[str, Any] | None = None
+    name: str,
+    scale: str = "paper",
+    overrides: Mapping[str, Any] | None = None,
+    cell: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe `name` ('loco/imagenet', or the path of a .toml file) at a scale.
 
-    Overrides are values by dotted key: {"optimizer.lr": 0.4}. Text given for a key that is not
-    text is read as TOML. Raises UserError with the file (or the override), the key and the nearest
-    known one for anything that is unknown, of the wrong type or out of range.
+    `overrides` are values by dotted key, {"optimizer.lr": 0.4}, over everything; `cell` are those
+    that a table's cell sets, under the scale's: a row of 100 epochs keeps the epochs of `smoke`.
+    Text given for a key that is not text is read as TOML. Raises UserError with the file (or the
+    override), the key and the nearest known one for anything unknown, ill-typed or out of range.
     """
     if scale not in SCALES:
         raise UserError(f"unknown scale '{scale}'{suggest(scale, SCALES)}")
     files = _files(name)
-    groups = _layers(files, name, scale)
-    changes = _checked_overrides(overrides or {})
-    profile = _choose_profile([x for group in groups for x in group], changes, files[-1].path)
+    paper, *scaled = _layers(files, name, scale)
+    groups = [
+        paper,
+        [_Layer(check_dotted(SECTIONS, cell or {}, "the cell's set"), {})],
+        *scaled,
+        [_Layer(check_dotted(SECTIONS, overrides or {}, "override"), {})],
+    ]
+    profile = _choose_profile(groups, files[-1].path)
     values = _merge(groups, profile)
-    for key, value in changes.items():
-        section, entry = key.split(".", 1)
-        values.setdefault(section, {})[entry] = value
     values["probe"]["profile"] = profile
     title = next((f.title for f in reversed(files) if f.title), "")
-    where = f"{files[-1].path} at scale {scale}" + (" with overrides" if changes else "")
+    where = f"{files[-1].path} at scale {scale}" + (" with overrides" if overrides or cell else "")
     return _build(values, name.removesuffix(".toml"), scale, title, where)
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values by dotted key, under the checks of `load_recipe`.
+
+    A probe profile is looked up in the file the recipe was read from, at its scale.
+    """
+    values = recipe.as_dict()
+    if "probe.profile" in overrides:
+        chosen = {"probe.profile": overrides["probe.profile"]}
+        values["probe"] = load_recipe(recipe.name, recipe.scale, chosen).as_dict()["probe"]
+    for section, entries in check_dotted(SECTIONS, overrides, "override").items():
+        values[section] = {**values[section], **entries}
+    return recipe_from_dict(values, f"{recipe.name} with overrides")
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
@@ -205,22 +214,8 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
     if values["scale"] not in SCALES:
         raise UserError(f"{where}: unknown scale '{values['scale']}'; run it again")
     sections = {k: v for k, v in values.items() if k not in ("name", "scale", "title")}
-    checked = {s: _check_section(s, entries, where) for s, entries in sections.items()}
+    checked = {s: check_section(SECTIONS, s, entries, where) for s, entries in sections.items()}
     return _build(checked, values["name"], values["scale"], values.get("title", ""), where)
-
-
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """['optimizer.lr=0.4', 'data.name=shapes'] -> values by key.
-
-    A value is TOML; what is not (a bare word) is text. Raises UserError for a pair without '='.
-    """
-    values = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {pair}: expected KEY=VALUE, for instance optimizer.lr=0.4")
-        values[key.strip()] = _parse_value(text.strip())
-    return values
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -261,15 +256,16 @@ def _files(name: str) -> list[_File]:
 
 
 def _path(name: str) -> Path:
+    """The file of a recipe; a file's own name may lack its .toml, as in `Recipe.name`."""
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file")
         return path
-    path = recipes_dir() / f"{name}.toml"
-    if not path.is_file():
-        raise UserError(f"unknown recipe '{name}'{suggest(name, recipe_names())}")
-    return path
+    for path in (recipes_dir() / f"{name}.toml", Path(f"{name}.toml")):
+        if path.is_file():
+            return path
+    raise UserError(f"unknown recipe '{name}'{suggest(name, recipe_names())}")
 
 
 def _read(path: Path) -> _File:
@@ -310,7 +306,7 @@ def _layer(table: Any, where: str, heads: tuple[str, ...] = ()) -> _Layer:
         if section == "probe" and isinstance(entries, dict):
             entries = dict(entries)
             profiles = _profiles(entries.pop("profiles", {}), where)
-        sections[section] = _check_section(section, entries, where)
+        sections[section] = check_section(SECTIONS, section, entries, where)
     return _Layer(sections, profiles)
 
 
@@ -321,7 +317,7 @@ def _profiles(table: Any, where: str) -> dict[str, dict[str, Any]]:
         if isinstance(entries, dict) and "profile" in entries:
             raise UserError(f"{where}: [probe.profiles.{name}] cannot choose a profile itself")
     return {
-        name: _check_section("probe", entries, f"{where}: probe.profiles.{name}")
+        name: check_section(SECTIONS, "probe", entries, f"{where}: probe.profiles.{name}")
         for name, entries in table.items()
     }
 
@@ -353,132 +349,18 @@ def _merge(groups: list[list[_Layer]], profile: str) -> dict[str, dict[str, Any]
     return values
 
 
-def _choose_profile(layers: list[_Layer], changes: Mapping[str, Any], path: Path) -> str:
+def _choose_profile(groups: list[list[_Layer]], path: Path) -> str:
     """The probe profile asked for; the one that [probe] itself describes needs no section."""
-    named = [layer.sections.get("probe", {}).get("profile") for layer in layers]
-    own = [name for name in named if name] or [Probe().profile]
-    chosen = changes.get("probe.profile", own[-1])
-    known = {own[0]} | {name for layer in layers for name in layer.profiles}
+    named = [x.sections.get("probe", {}).get("profile") for group in groups for x in group]
+    in_paper = [x.sections.get("probe", {}).get("profile") for x in groups[0]]
+    own = next((name for name in in_paper if name), Probe().profile)
+    chosen = next((name for name in reversed(named) if name), own)
+    known = {own} | {name for group in groups for x in group for name in x.profiles}
     if chosen not in known:
         raise UserError(
             f"{path}: unknown value '{chosen}' for probe.profile{suggest(chosen, sorted(known))}"
         )
     return chosen
-
-
-# --- checks ----------------------------------------------------------------------------------
-
-
-@cache
-def _kinds(section: str) -> dict[str, Any]:
-    """The annotated types of a section's keys."""
-    return get_type_hints(SECTIONS[section], include_extras=True)
-
-
-def _check_section(section: str, entries: Any, where: str) -> dict[str, Any]:
-    """The entries of one section, converted; UserError for an unknown key or a wrong value."""
-    if section not in SECTIONS and section != "rule":
-        raise UserError(f"{where}: unknown section '{section}'{suggest(section, SECTIONS)}")
-    if not isinstance(entries, Mapping):
-        raise UserError(f"{where}: {section} must be a section, [{section}], not a value")
-    if section == "rule":
-        return {k: _scalar(v, f"{where}: rule.{k}") for k, v in entries.items()}
-    kinds = _kinds(section)
-    for key in entries:
-        if key not in kinds:
-            raise UserError(f"{where}: unknown key '{section}.{key}'{suggest(key, kinds)}")
-    return {k: _checked(v, kinds[k], f"{where}: {section}.{k}") for k, v in entries.items()}
-
-
-def _scalar(value: Any, where: str) -> Scalar:
-    if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
-        raise UserError(f"{where} must be a string, a finite number, true or false, not {value!r}")
-    return value
-
-
-def _checked(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind` (a type, Literal, tuple or Annotated with limits); UserError if it is not.
-
-    Whole numbers pass for floats; true and false do not pass for numbers.
-    """
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        value = _checked(value, args[0], where)
-        _check_limit(value, args[1], where)
-        return value
-    if origin is Literal:
-        if value not in args:
-            raise UserError(f"{where}: unknown value {value!r}{suggest(str(value), args)}")
-        return value
-    if origin is tuple:
-        return _checked_tuple(value, args, where)
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} must be {_WORDS[kind]}, not {value!r}")
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"{where} must be a finite number, not {value!r}")
-    return kind(value)
-
-
-def _check_limit(value: Any, limit: Any, where: str) -> None:
-    if isinstance(limit, Limit):
-        if not limit.holds(value):
-            raise UserError(f"{where} must be {limit.want}, not {value!r}")
-    elif value not in limit.names():
-        raise UserError(f"{where}: unknown {limit.kind} '{value}'{suggest(value, limit.names())}")
-
-
-def _checked_tuple(value: Any, args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    repeated = args[-1] is Ellipsis
-    if not isinstance(value, list | tuple) or not (repeated or len(value) == len(args)):
-        count = "" if repeated else f"{len(args)} "
-        raise UserError(f"{where} must be a list of {count}numbers, not {value!r}")
-    kinds = [args[0]] * len(value) if repeated else args
-    return tuple(_checked(v, kind, where) for v, kind in zip(value, kinds, strict=True))
-
-
-def _checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides by dotted key, converted like the values of a file."""
-    checked = {}
-    for key, value in overrides.items():
-        section, dot, entry = key.partition(".")
-        kinds = _kinds(section) if section in SECTIONS else {}
-        if section == "rule" and dot and entry:
-            checked[key] = _scalar(value, f"override {key}")
-        elif entry in kinds:
-            kind = kinds[entry]
-            value = _parse_value(value) if isinstance(value, str) and not _is_text(kind) else value
-            checked[key] = _checked(value, kind, f"override {key}")
-        else:
-            raise UserError(f"override {key}: unknown key{_nearest_key(key)}")
-    return checked
-
-
-def _is_text(kind: Any) -> bool:
-    """Whether values of this type are text, so that '1' stays what it is."""
-    if get_origin(kind) is Literal:
-        return True
-    return kind is str or (get_origin(kind) is Annotated and get_args(kind)[0] is str)
-
-
-def _nearest_key(key: str) -> str:
-    """A suggestion for an override's key; for one without a section, the sections that have it."""
-    section, dot, _ = key.partition(".")
-    known = [f"{s}.{entry}" for s in SECTIONS for entry in _kinds(s)]
-    if dot:
-        return suggest(key, [k for k in known if k.startswith(f"{section}.")] or known)
-    homes = [k for k in known if k.split(".")[1] == key]
-    if homes:
-        return f"; did you mean {' or '.join(repr(k) for k in homes)}?"
-    return f"; a key is SECTION.NAME, and the sections are {', '.join([*SECTIONS, 'rule'])}"
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if len(parsed) == 1 else text
 
 
 # --- the whole -------------------------------------------------------------------------------

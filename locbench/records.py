@@ -9,7 +9,9 @@ import platform
 import shutil
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,6 +28,7 @@ KINDS = ("pretrain", "probe", "pixels")
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")
+ASIDE = "set-aside"  # where --fresh moves the runs it replaces
 
 
 def timestamp() -> str:
@@ -80,6 +83,12 @@ class Record:
             values = json.loads(text)
         except ValueError as error:
             raise UserError(f"{path}: truncated or not JSON ({error}); {again}") from error
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if isinstance(schema, int) and schema != SCHEMA:
+            raise UserError(
+                f"{path}: written by another locbench (schema {schema}; this one reads {SCHEMA}): "
+                f"use that one, or {again}"
+            )
         fault = _fault(values)
         if fault:
             raise UserError(f"{path}: not a record of this locbench ({fault}); {again}")
@@ -138,7 +147,7 @@ class Store:
         path = self.path(id)
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
@@ -149,6 +158,14 @@ class Store:
                 f"delete the folder {path.parent} to run it again"
             )
         return record
+
+    def finished(self, id: str) -> Record | None:
+        """The record of a run that is done, else None; RunFailed where it diverged before."""
+        record = self.load(id)
+        if record is not None and record.status == "diverged":
+            # The same seed and settings would do so again.
+            raise RunFailed(f"{id} diverged ({record.error}); --fresh runs it again all the same")
+        return record if record is not None and record.status == "done" else None
 
     def save(self, record: Record) -> None:
         """Write the record, whole or not at all; RunFailed when it cannot be or may not be.
@@ -177,6 +194,32 @@ class Store:
         old = Record.from_json(path.read_bytes(), path)
         return old.status in FINAL and old.to_json() != text
 
+    def prepare(self) -> None:
+        """Make the folder; UserError, before anything is computed, where it cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # A real file: permission bits know nothing of quotas and read-only mounts.
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"the runs folder {self.root} cannot be written ({error.strerror or error}); "
+                "choose another with --runs or LOCBENCH_RUNS"
+            ) from error
+
+    def set_aside(self, id: str) -> None:
+        """Move a run with all its files to ROOT/set-aside, where it is no run of the store."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        target = self.root / ASIDE / f"{id}-{stamp}"
+        try:
+            if self.folder(id).exists():
+                target.parent.mkdir(exist_ok=True)
+                self.folder(id).rename(target)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder(id)}: cannot be moved to {target} ({error.strerror or error})"
+            ) from error
+
     def discard(self, id: str) -> None:
         """Delete a run with all its files, to run it afresh."""
         try:
@@ -185,6 +228,14 @@ class Store:
             return
         except OSError as error:
             raise UserError(f"{self.folder(id)}: cannot be deleted ({error.strerror})") from error
+
+    def readable(self) -> list[Record]:
+        """Every record that is whole, by id: for looking around, past broken files."""
+        found = []
+        for id in self.ids():
+            with suppress(UserError):
+                found.append(self.load(id))
+        return [record for record in found if record is not None]
 
     def all(self) -> list[Record]:
         """Every record, by id; UserError at the first broken one."""

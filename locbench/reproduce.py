@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locbench import runs, verdict
 from locbench.data.fingerprint import fingerprint
-from locbench.errors import UserError
+from locbench.errors import RunFailed, UserError
 from locbench.paths import runs_dir
-from locbench.recipes import Recipe, load_recipe
+from locbench.recipes import SCALES, Recipe, load_recipe
 from locbench.records import Record, Store, summarize
-from locbench.registry import NETWORKS, RULES
-from locbench.runs import UNTRAINED, RunSpec
+from locbench.registry import DATASETS, NETWORKS, RULES, suggest
+from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
 from locbench.tables import Cell, Table, load_table, resolve_name
+from locbench.workshop import Workshop
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIRST_SEED = 1234
+# What the data sets of published protocols hold. Other data is no ground for a verdict; and a dry
+# run can be made before they are here.
+PUBLISHED_DATA = {
+    "imagenet": {"classes": 1000, "train": 1_281_167, "test": 50_000},
+    "imagenette": {"classes": 10, "train": 9_469, "test": 3_925},
+}
+# scikit-learn's logistic regression holds all pixels, in double precision, twice.
+PIXELS_BYTES = 2e9
 
 
 @dataclass(frozen=True)
 class Options:
-    """What of a table is wanted, and how."""
+    """What of a table is wanted, and how. `assume_data` plans on data that is not here (dry run).
+
+    `rows` and `columns` are words between commas; of those between spaces all have to be there.
+    """
 
     scale: str = "smoke"
     rows: str | None = None
@@ -33,24 +45,37 @@ class Options:
     seeds: int = 1
     data_root: Path | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    assume_data: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"seeds is {self.seeds}: give 1 or more")
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell and the runs, one a seed, whose records fill it."""
+    """A cell and the runs, one a seed, whose records fill it.
+
+    `mismatches` say what of the published protocol they do not keep to.
+    """
 
     cell: Cell
     specs: tuple[RunSpec, ...]
     baseline: bool = False
+    mismatches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A table's cells with their runs; `runs()` lists each run once, parents first."""
+    """A table's cells with their runs; `runs()` lists each run once, parents first.
+
+    `assumed` names the data sets that are not here (see `Options.assume_data`).
+    """
 
     table: Table
     options: Options
     cells: tuple[PlannedCell, ...]
+    assumed: tuple[str, ...] = ()
 
     def runs(self) -> list[RunSpec]:
         """Every run that the wanted cells need."""
@@ -79,35 +104,68 @@ class _Planner:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.assumed: list[str] = []
         self._recipes: dict[str, Recipe] = {}
         self._fingerprints: dict[tuple[str, int], dict[str, Any]] = {}
 
-    def recipe(self, fill: dict[str, Any]) -> Recipe:
-        changes = {**fill.get("set", {}), **self.options.overrides}
-        key = f"{fill['recipe']} {sorted(changes.items())}"
+    def recipe(self, fill: dict[str, Any], overrides: dict[str, Any]) -> Recipe:
+        cell = fill.get("set", {})
+        key = repr((fill["recipe"], sorted(cell.items()), sorted(overrides.items())))
         if key not in self._recipes:
-            self._recipes[key] = load_recipe(fill["recipe"], self.options.scale, changes)
+            self._recipes[key] = load_recipe(fill["recipe"], self.options.scale, overrides, cell)
         return self._recipes[key]
 
     def data(self, recipe: Recipe) -> dict[str, Any]:
-        key = (recipe.data.name, recipe.data.resolution)
-        if key not in self._fingerprints:
-            self._fingerprints[key] = fingerprint(*key, self.options.data_root)
-        return self._fingerprints[key]
+        name, resolution = recipe.data.name, recipe.data.resolution
+        if (name, resolution) not in self._fingerprints:
+            self._fingerprints[name, resolution] = self._fingerprint(name, resolution)
+        return self._fingerprints[name, resolution]
 
-    def specs(self, fill: dict[str, Any]) -> tuple[RunSpec, ...]:
-        recipe = self.recipe(fill)
-        make = EVALUATIONS[fill["evaluation"]]
-        seeds = range(FIRST_SEED, FIRST_SEED + self.options.seeds)
-        return tuple(make(fill, recipe, seed, self.data(recipe)) for seed in seeds)
+    def _fingerprint(self, name: str, resolution: int) -> dict[str, Any]:
+        try:
+            return fingerprint(name, resolution, self.options.data_root)
+        except UserError:
+            if not self.options.assume_data or name not in PUBLISHED_DATA:
+                raise
+        self.assumed.append(name)
+        identity = {"name": name, "version": DATASETS.entry(name).version, "checksum": ""}
+        return {**identity, **PUBLISHED_DATA[name]}
+
+    def cell(self, cell: Cell) -> PlannedCell:
+        """The runs of a cell, one a seed; none if nothing here can fill it."""
+        if not can_run(cell):
+            return PlannedCell(cell, ())
+        fill = cell.fill
+        recipe, seeds = self.recipe(fill, self.options.overrides), range(self.options.seeds)
+        data, make = self.data(recipe), EVALUATIONS[fill["evaluation"]]
+        specs = tuple(make(fill, recipe, FIRST_SEED + k, data) for k in seeds)
+        return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, data)))
+
+    def _mismatches(self, fill: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> list[str]:
+        """Overrides that change the recipe, and data that is not what was published."""
+        plain, changed = self.recipe(fill, {}).as_dict(), recipe.as_dict()
+        sections = [name for name, values in changed.items() if isinstance(values, dict)]
+        found = [
+            f"{section}.{key} {value}"
+            for section in sections
+            for key, value in changed[section].items()
+            if value != plain[section].get(key)
+        ]
+        wanted = PUBLISHED_DATA.get(data["name"], {})
+        if any(data[key] != value for key, value in wanted.items()):
+            found.append(f"{data['train']:,} training images, not {wanted['train']:,}")
+        return found
 
 
-def _wanted(cell: Cell, options: Options) -> bool:
+def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
     def hit(pattern: str | None, values: Iterable[Any]) -> bool:
-        if pattern is None:
-            return True
-        words = [word.strip().lower() for word in pattern.split(",") if word.strip()]
-        return any(word in str(value).lower() for word in words for value in values)
+        texts = [str(value).lower() for value in values]
+        if pattern is None or pattern in keys:
+            return pattern is None or pattern in texts
+        alternatives = [part.split() for part in pattern.lower().split(",") if part.strip()]
+        return any(
+            all(any(word in text for text in texts) for word in words) for words in alternatives
+        )
 
     rows = hit(options.rows, cell.row.labels.values())
     return rows and hit(options.columns, (cell.column.key, cell.column.label))
@@ -118,34 +176,40 @@ def make_plan(table: Table, options: Options) -> Plan:
 
     UserError when the selection leaves no cell, or a recipe, scale or override is wrong.
     """
-    planner = _Planner(options)
-    wanted = [cell for cell in table.cells() if _wanted(cell, options)]
+    if options.scale not in SCALES:  # also for a table that nothing here can fill
+        raise UserError(f"unknown scale '{options.scale}'{suggest(options.scale, SCALES)}")
+    planner, keys = _Planner(options), [column.key for column in table.columns]
+    wanted = [cell for cell in table.cells() if _wanted(cell, options, keys)]
     if not wanted:
-        labels = sorted({str(v) for row in table.rows for v in row.labels.values()})
+        labels = dict.fromkeys(str(v) for row in table.rows for v in row.labels.values())
+        asked = {"--rows": options.rows, "--columns": options.columns}
         raise UserError(
-            f"{table.name}: no cell matches --rows {options.rows} --columns {options.columns}; "
-            f"rows have the labels {', '.join(labels)}"
+            f"{table.name}: no cell matches "
+            f"{' '.join(f'{k} {v}' for k, v in asked.items() if v is not None)}; rows have the "
+            f"labels {', '.join(labels)}; columns are {', '.join(keys)}"
         )
-    cells = [
-        PlannedCell(cell, planner.specs(cell.fill) if can_run(cell) else ())
-        for cell in wanted
-        if cell.published is not None or cell.fill is not None
-    ]
-    return Plan(table, options, (*cells, *_baselines(cells, planner)))
+    cells = [planner.cell(cell) for cell in wanted]
+    return Plan(table, options, (*cells, *_baselines(cells)), tuple(planner.assumed))
 
 
-def _baselines(cells: list[PlannedCell], planner: _Planner) -> list[PlannedCell]:
+def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
     """For every probed network: the same untrained, and logistic regression on pixels."""
     found: dict[str, PlannedCell] = {}
     for planned in cells:
         if not planned.specs or planned.cell.fill["evaluation"] != "probe":
             continue
         for rule in (UNTRAINED, "pixels"):
-            specs = tuple(_baseline_spec(spec, rule) for spec in planned.specs)
-            specs = tuple(runs.unique(list(specs)))
-            key = specs[0].id
-            found.setdefault(key, PlannedCell(_baseline_cell(planned.cell, rule), specs, True))
+            if rule == "pixels" and not _pixels_fit(planned.specs[0]):
+                continue
+            specs = tuple(runs.unique([_baseline_spec(spec, rule) for spec in planned.specs]))
+            cell = PlannedCell(_baseline_cell(planned.cell, rule), specs, True)
+            found.setdefault(specs[0].id, cell)
     return sorted(found.values(), key=lambda planned: planned.specs[0].kind == "pixels")
+
+
+def _pixels_fit(spec: RunSpec) -> bool:
+    values = 3 * spec.recipe.data.resolution**2 * spec.fingerprint["train"]
+    return 2 * 8 * values <= PIXELS_BYTES
 
 
 def _baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
@@ -159,51 +223,71 @@ def _baseline_cell(cell: Cell, rule: str) -> Cell:
     labels = dict.fromkeys(cell.row.labels, "")
     labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
     labels["method"] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
-    from dataclasses import replace
-
     row = replace(cell.row, labels=labels, cited=False, source="", inferred=(), published={})
     return replace(cell, row=row, published=None, fill=None)
 
 
-def run_plan(plan: Plan, workshop: Any, each: Callable[[RunSpec, Record], None]) -> list[str]:
+def run_plan(plan: Plan, workshop: Workshop, each: Callable[[RunSpec, Record], None]) -> list[str]:
     """Carry out the runs that have no record yet; returns one line for each that failed.
 
     A failed run ends only what depends on it: the rest of the table is still filled.
     """
-    from locbench.errors import RunFailed
-    from locbench.execute import execute
-
-    failures: dict[str, str] = {}
+    lines: list[str] = []
+    lost: set[str] = set()
     for spec in plan.runs():
-        if spec.parent is not None and spec.parent.id in failures:
-            failures[spec.id] = f"{spec.id} was not run: {spec.parent.id} failed"
+        if spec.parent is not None and spec.parent.id in lost:
+            lost.add(spec.id)
             continue
         try:
-            each(spec, execute(spec, workshop))
+            each(spec, execute_or_load(spec, workshop))
         except RunFailed as error:
-            failures[spec.id] = str(error)
-    return list(failures.values())
+            lost.add(spec.id)
+            said = str(error)
+            lines.append(said if spec.id in said else f"{spec.id}: {said}")
+    return lines
+
+
+def execute_or_load(spec: RunSpec, workshop: Workshop) -> Record:
+    """The record of a run; torch is imported only where it has to be carried out."""
+    record = workshop.store.finished(spec.id)
+    if record is None:
+        from locbench.execute import execute
+
+        record = execute(spec, workshop)
+    return record
+
+
+def failure(lines: list[str]) -> RunFailed:
+    """The failures of a plan as one error of one line."""
+    more = f"; and {len(lines) - 1} more: see `locbench list runs`" if len(lines) > 1 else ""
+    return RunFailed(lines[0] + more)
 
 
 def frame(plan: Plan, store: Store) -> pd.DataFrame:
     """The table as a long pandas frame: one line a cell, published beside measured."""
     import pandas as pd
 
-    return pd.DataFrame([_line(planned, plan, store) for planned in plan.cells])
+    lines = [_line(planned, plan, store) for planned in plan.cells]
+    cells = pd.DataFrame(lines)
+    numbers = ["published_std", "measured", "spread", "difference"]
+    cells[numbers] = cells[numbers].astype(float)  # also where there is none at all
+    for name in plan.table.label_names:  # or whole numbers with gaps become floats
+        cells[name] = pd.Series([line[name] for line in lines], dtype=object)
+    return cells
 
 
 def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
-    cell, published = planned.cell, planned.cell.published
-    column = cell.column
+    cell, published, column = planned.cell, planned.cell.published, planned.cell.column
     records = [store.load(spec.id) for spec in planned.specs]
     done = [r for r in records if r is not None and r.status == "done"]
-    values = [r.metrics[column.metric]["last"] for r in done]
+    values = [_value(r, column.metric, store) for r in done]
     mean, spread, n = summarize(values) if values else (None, None, 0)
     value = published.value if published is not None else None
-    decision = _judge(planned, plan, records, values)
+    statuses = [s for spec in planned.specs if (s := _status(spec, store)) is not None]
+    decision = _judge(planned, plan.options.scale, statuses, values)
     numeric = isinstance(value, int | float) and mean is not None
     return {
-        **cell.row.labels,
+        **{name: cell.row.labels.get(name) for name in plan.table.label_names},
         "column": column.label,
         "column_key": column.key,
         "published": value,
@@ -224,8 +308,27 @@ def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
+def _value(record: Record, metric: str, store: Store) -> float:
+    """A figure of a finished record; UserError where it has none of that name."""
+    if metric not in record.metrics:
+        raise UserError(
+            f"{store.path(record.id)} has no '{metric}'{suggest(metric, record.metrics)}"
+        )
+    last = record.metrics[metric]["last"]
+    return math.nan if last is None else last  # JSON has no nan: it comes back as null
+
+
+def _status(spec: RunSpec, store: Store) -> str | None:
+    """The status of a run; while it has none, that of the unfinished run it waits for."""
+    record = store.load(spec.id)
+    if record is not None:
+        return record.status
+    status = None if spec.parent is None else _status(spec.parent, store)
+    return None if status == "done" else status
+
+
 def _judge(
-    planned: PlannedCell, plan: Plan, records: list[Record | None], values: list[float]
+    planned: PlannedCell, scale: str, statuses: list[str], values: list[float]
 ) -> verdict.Verdict:
     cell, published = planned.cell, planned.cell.published
     if cell.row.cited:
@@ -240,8 +343,9 @@ def _judge(
         published.n,
         values,
         cell.tolerance,
-        plan.options.scale,
-        statuses=[record.status for record in records if record is not None],
+        scale,
+        statuses=statuses,
+        mismatches=planned.mismatches,
         higher_is_better=cell.column.higher_is_better,
     )
 
@@ -250,7 +354,8 @@ def claim_values(plan: Plan, cells: pd.DataFrame) -> dict[tuple[int, str], float
     """Measured means by (row index, column key), for judging claims."""
     values: dict[tuple[int, str], float] = {}
     for planned, line in zip(plan.cells, cells.to_dict("records"), strict=True):
-        if planned.baseline or line["n"] == 0:
+        # What is left of a cell that diverged would flatter the rule.
+        if planned.baseline or line["n"] == 0 or line["verdict"] == "diverged":
             continue
         values[planned.cell.key] = line["measured"]
     return values
@@ -273,11 +378,8 @@ def table(
     plan = make_plan(load_table(resolve_name(name, paper)), Options(**options))
     store = Store(runs or runs_dir())
     if run:
-        from locbench.errors import RunFailed
-        from locbench.execute import Workshop
-
         root = plan.options.data_root
         failures = run_plan(plan, Workshop(store, device, root), lambda spec, record: None)
         if failures:
-            raise RunFailed("; ".join(failures))
+            raise failure(failures)
     return frame(plan, store)

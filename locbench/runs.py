@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from locbench.recipes import Probe, Recipe
+from locbench.recipes import Recipe
 from locbench.records import identity_hash
 from locbench.registry import NETWORKS, RULES
 
 UNTRAINED = "untrained"
+FIRST_SEED = 1234  # of the runs of a cell; further ones count up
+# As for rules, networks and data sets: these go up when a fix in code changes the results.
+PROBE_VERSION = 1
+PIXELS_VERSION = 1
+# What a probe's images go through; the rest of the augmentation is pretraining's alone.
+PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,10 @@ class RunSpec:
 
     def _settings(self) -> dict[str, Any]:
         recipe = self.recipe.as_dict()
+        view = recipe["augmentation"]
         if self.kind == "pixels":
-            return {"classifier": {"name": "logistic regression", "version": 1}}
+            classifier = {"name": "logistic regression", "version": PIXELS_VERSION}
+            return {"classifier": classifier, "view": {"interpolation": view["interpolation"]}}
         network = {
             "name": self.network,
             "version": NETWORKS.entry(self.network).version,
@@ -57,19 +64,20 @@ class RunSpec:
             rule = {"name": self.rule, "version": RULES.entry(self.rule).version}
             rule["settings"] = recipe["rule"]
             return {"network": network, "rule": rule, **{k: recipe[k] for k in sections}}
-        if self.parent is not None:
-            encoder = {"run": self.parent.id}
-        elif self.encoder_file is not None:
-            encoder = {"file": self.encoder_file[1]}
-        else:
-            encoder = {"untrained": self.seed}
-        view = {k: recipe["augmentation"][k] for k in ("area", "aspect", "flip", "mean", "std")}
         return {
             "network": network,
-            "encoder": encoder,
-            "probe": recipe["probe"],
-            "view": view,
+            "encoder": self._encoder(),
+            "probe": {"version": PROBE_VERSION, **recipe["probe"]},
+            "view": {k: view[k] for k in PROBE_VIEW},
         }
+
+    def _encoder(self) -> dict[str, Any]:
+        """Where a probe's encoder comes from; a file by its content and not by its path."""
+        if self.parent is not None:
+            return {"run": self.parent.id}
+        if self.encoder_file is not None:
+            return {"file": self.encoder_file[1]}
+        return {"untrained": self.seed}
 
     @cached_property
     def hash(self) -> str:
@@ -122,8 +130,3 @@ def unique(specs: list[RunSpec]) -> list[RunSpec]:
         for run in spec.with_ancestors():
             ordered.setdefault(run.id, run)
     return list(ordered.values())
-
-
-def with_probe(recipe: Recipe, probe: Probe) -> Recipe:
-    """The recipe with another probe section."""
-    return dataclasses.replace(recipe, probe=probe)

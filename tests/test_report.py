@@ -6,21 +6,16 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from locbench.errors import UserError
-from locbench.report import FORMATS, WIDTH, Report, render, shown_columns
-
-
-@dataclass
-class Claim:
-    text: str
-    holds: bool | None
-    detail: str
+from locbench.report import FORMATS, render
+from locbench.screen import WIDTH
+from locbench.shown import JudgedClaim, Report, shown_columns
 
 
 def line(labels, published, measured=None, n=0, spread=None, **more):
@@ -66,9 +61,9 @@ def table1(scale="paper"):
         frame=pd.DataFrame(lines),
         labels=("network", "method"),
         claims=(
-            Claim("LoCo is within 1.0 of SimCLR", False, "68.0 against 69.6"),
-            Claim("GIM is below LoCo by at least 3", None, "GIM is not run"),
-            Claim("SimCLR is above 69", True, "69.6"),
+            JudgedClaim("LoCo is within 1.0 of SimCLR", False, "68.0 against 69.6"),
+            JudgedClaim("GIM is below LoCo by at least 3", None, "GIM is not run"),
+            JudgedClaim("SimCLR is above 69", True, "69.6"),
         ),
         footnotes=("* from SimCLR's own paper",),
     )
@@ -209,8 +204,8 @@ def test_rows_keep_the_papers_order_and_labels_come_first():
             "network",
             "method",
             "± sd (n)",
-            "published",
-            "difference",
+            "paper",
+            "diff.",
             "decoder",
             "verdict",
         )

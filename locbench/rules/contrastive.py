@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from locbench.errors import UserError
 from locbench.networks.base import Block
 from locbench.training.engine import Batch
 
@@ -63,11 +64,26 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """features [2N, C, H, W] -> projections [2N, dimension]."""
-        return self.mlp(self.convs(features).mean(dim=(2, 3)))
+        for conv in self.convs:
+            features = _in_full(conv, features) if features.shape[-1] == 1 else conv(features)
+        return self.mlp(features.mean(dim=(2, 3)))
+
+
+def _in_full(conv: Block, features: Tensor) -> Tensor:
+    """The block outside autocast: of maps one pixel wide, where small images and deep decoders end.
+
+    On CPUs (oneDNN of torch 2.12) the bf16 weight gradient of a strided convolution of such a map
+    is right in the taps that meet the pixel and left as memory was, not zero, in all others.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return conv(features.to(next(conv.parameters()).dtype))
 
 
 class Contrastive(nn.Module):
-    """The objective of all three rules: InfoNCE on a decoder's output."""
+    """The objective of all three rules: InfoNCE on a decoder's output.
+
+    Raises UserError for a temperature that is not above 0.
+    """
 
     def __init__(
         self,
@@ -78,6 +94,8 @@ class Contrastive(nn.Module):
         dimension: int = 128,
     ) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise UserError(f"rule.temperature = {temperature}: give a number above 0, such as 0.1")
         self.decoder = Decoder(block, conv_blocks, mlp_layers, dimension)
         self.temperature = temperature
         convs = {0: "", 1: "1 conv block + "}.get(conv_blocks, f"{conv_blocks} conv blocks + ")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,33 @@ from torch import Tensor
 from locbench.errors import RunFailed, UserError
 from locbench.paths import write_atomic
 
+# What torch raises for a file that was cut short, or that it never wrote.
+UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError,
+              TypeError, AttributeError, AssertionError, struct.error)  # fmt: skip
+
+
+def _load(path: Path) -> Any:
+    """torch.load of plain data, on the CPU; for a file that it cannot read one of UNREADABLE."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # guesses of what a foreign file may be
+        return torch.load(path, map_location="cpu", weights_only=True)
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all; RunFailed if the disk refuses it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    _write(path, buffer.getvalue(), "checkpoint")
+
+
+def _write(path: Path, content: bytes, what: str) -> None:
     try:
-        write_atomic(path, buffer.getvalue())
+        write_atomic(path, content)
     except OSError as error:
-        raise RunFailed(f"cannot save the checkpoint {path}: {error.strerror}") from error
+        raise RunFailed(
+            f"cannot save the {what} {path} ({error.strerror or error}); "
+            f"make room or permission there and start again"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -29,19 +49,29 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        state = _load(path)
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__}, not a dict")
+    except UNREADABLE as error:
         raise UserError(
             f"{path} is not a checkpoint that can be read (truncated or foreign); "
             f"move it away to start this run from the beginning"
         ) from error
+    return state
+
+
+def discard_drafts(path: Path) -> None:
+    """Delete what a process that was killed while it wrote this file has left of it."""
+    for draft in path.parent.glob(f".{path.name}.*"):  # as write_atomic names them
+        draft.unlink(missing_ok=True)
 
 
 def save_encoder(path: Path, state: dict[str, Tensor]) -> None:
-    """Write an encoder's weights as safetensors."""
+    """Write an encoder's weights as safetensors; RunFailed if the disk refuses it."""
     from safetensors.torch import save
 
-    write_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+    content = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
+    _write(path, content, "encoder")
 
 
 def load_encoder(path: Path) -> dict[str, Tensor]:
@@ -54,8 +84,8 @@ def load_encoder(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        state = _load(path)
+    except (SafetensorError, *UNREADABLE) as error:
         raise UserError(
             f"{path} is not an encoder that can be read (truncated or foreign)"
         ) from error

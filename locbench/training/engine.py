@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +51,12 @@ class Unit:
         return list(span) if self.updates is None else [b for b in span if b in self.updates]
 
 
-def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """The parameters of the modules that require a gradient, each once."""
-    seen = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-    return list(seen.values())
+def trainable(
+    modules: Iterable[nn.Module], further: Iterable[nn.Parameter] = ()
+) -> list[nn.Parameter]:
+    """Parameters of the modules, and further ones, that require a gradient; each once."""
+    candidates = [*(p for module in modules for p in module.parameters()), *further]
+    return list({id(p): p for p in candidates if p.requires_grad}.values())
 
 
 @dataclass
@@ -66,6 +69,22 @@ class _Graphs:
     def drop(self, segment: int) -> None:
         self.x.pop(segment, None)
         self.y.pop(segment, None)
+
+
+class _Handed(torch.autograd.Function):
+    """A scalar whose backward pass gives y the gradient in `box`, and holds it no longer.
+
+    torch.autograd.backward(y, gradient) would hold it, a whole feature map, to the end.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, box: list[Tensor]) -> Tensor:
+        ctx.box = box
+        return y.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, one: Tensor) -> tuple[Tensor, None]:
+        return ctx.box.pop(), None
 
 
 class Engine:
@@ -105,16 +124,17 @@ class Engine:
         self._parameters = [
             [self._updated(unit, a, b) for a, b in self.segments] for unit in self.units
         ]
-        self._own = [[*trainable([unit.objective]), *unit.ties] for unit in self.units]
+        self._own = [trainable([unit.objective], unit.ties) for unit in self.units]
 
     def _updated(self, unit: Unit, start: int, stop: int) -> list[nn.Parameter]:
         return trainable(self.blocks[b] for b in unit.updated_blocks() if start <= b < stop)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Every parameter that some unit updates, blocks first, each once."""
+        """Every parameter that some unit updates, blocks first, ties last, each once."""
         updated = {b for unit in self.units for b in unit.updated_blocks()}
         modules = [self.blocks[b] for b in sorted(updated)]
-        return trainable([*modules, *(unit.objective for unit in self.units)])
+        ties = [parameter for unit in self.units for parameter in unit.ties]
+        return trainable([*modules, *(unit.objective for unit in self.units)], ties)
 
     def step(self, batch: Batch) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Forward and backward of all units: losses [units], in the engine's order, and logs."""
@@ -125,11 +145,10 @@ class Engine:
         for s in range(len(self.segments)):
             out = self._forward(s, out, graphs)
             for i in self._ending[s]:
-                loss, log, gradient = self._objective(i, out, batch)
-                self._backward(i, s, gradient, graphs)
+                loss, log = self._local_step(i, s, out, batch, graphs)
                 losses.append(loss)
                 logs.append(log)
-            out = out.detach()
+            out = out.detach()  # a leaf; and what was left of the graph goes
         return torch.stack(losses), logs
 
     def _precision(self, like: Tensor):
@@ -137,13 +156,12 @@ class Engine:
             return nullcontext()
         return torch.autocast(like.device.type, self.autocast)
 
-    def _forward(self, s: int, source: Tensor, graphs: _Graphs) -> Tensor:
-        """Run segment s on a detached leaf; its graph is kept if some unit needs it."""
+    def _forward(self, s: int, x: Tensor, graphs: _Graphs) -> Tensor:
+        """Run segment s on a leaf; its graph is kept if some unit needs it."""
         start, stop = self.segments[s]
-        x = source.detach()
         if any(u.start < start and stop <= u.stop for u in self.units):
             x.requires_grad_()
-        with torch.set_grad_enabled(self._last[s] >= 0), self._precision(source):
+        with torch.set_grad_enabled(self._last[s] >= 0), self._precision(x):
             y = x
             for block in self.blocks[start:stop]:
                 y = block(y)
@@ -161,15 +179,20 @@ class Engine:
         torch.autograd.backward(loss, inputs=[*self._own[i], features])
         return loss.detach(), log, features.grad
 
-    def _backward(self, i: int, s: int, gradient: Tensor | None, graphs: _Graphs) -> None:
-        """Walk unit i's gradient down from segment s to its first one, freeing what is done."""
+    def _local_step(
+        self, i: int, s: int, out: Tensor, batch: Batch, graphs: _Graphs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unit i's loss, and its gradient from segment s down, freeing what no later unit needs."""
+        loss, log, gradient = self._objective(i, out, batch)
         for t in range(s, self._first[i] - 1, -1):
             x, y = graphs.x[t], graphs.y[t]
             goes_on = t > self._first[i]
             inputs = [*self._parameters[i][t], x] if goes_on else self._parameters[i][t]
+            box, gradient = [gradient], None
             if inputs:
                 keep = self._last[t] != i
-                torch.autograd.backward(y, gradient, retain_graph=keep, inputs=inputs)
+                torch.autograd.backward(_Handed.apply(y, box), retain_graph=keep, inputs=inputs)
             gradient, x.grad = x.grad, None
             if self._last[t] == i:
                 graphs.drop(t)
+        return loss, log

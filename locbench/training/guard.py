@@ -33,7 +33,10 @@ class FiniteGuard:
 
 
 class Diverged(RunFailed):
-    """A unit's loss was not finite: the run stops with the weights of the last good step."""
+    """A unit's loss was not finite: the run stops with the weights of the last good step.
+
+    Steps count from 1, as in curves and in progress.
+    """
 
     def __init__(self, unit: str, step: int) -> None:
         super().__init__(
@@ -68,6 +71,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def pick_precision(setting: str, device: torch.device) -> torch.dtype | None:
     """The autocast dtype for a recipe's training.precision: bf16, or None for fp32."""
+    if setting not in ("auto", "fp32", "bf16"):
+        raise UserError(f"training.precision = '{setting}' is unknown; use auto, fp32 or bf16")
     if setting == "bf16" or (setting == "auto" and has_fast_bf16(device)):
         return torch.bfloat16
     return None

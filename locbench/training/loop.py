@@ -17,14 +17,21 @@ from locbench.errors import UserError
 from locbench.recipes import Recipe
 from locbench.registry import NETWORKS
 from locbench.rules import build_units
-from locbench.training.checkpoints import load_checkpoint, save_checkpoint
+from locbench.training.checkpoints import discard_drafts, load_checkpoint, save_checkpoint
 from locbench.training.engine import Batch, Engine, Unit
 from locbench.training.guard import Diverged, FiniteGuard, pick_precision
-from locbench.training.optimizers import count_steps, make_optimizer, warmup_cosine
+from locbench.training.optimizers import (
+    count_steps,
+    count_warmup,
+    make_optimizer,
+    warmup_cosine,
+)
 from locbench.training.seeds import derive, generator, stream
 
 WINDOWS = 200  # how often the losses are read in a run, at most
 SAVE_EVERY_S = 20.0
+# What loading a state raises that lacks a part or has one of another shape.
+MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError)
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -76,7 +83,7 @@ class Trainer:
                 f"{data.name}; set a smaller one with --set training.batch=N"
             )
         self.total = count_steps(images, recipe.schedule.epochs, batch)
-        self.warmup = round(recipe.schedule.warmup_epochs * images / batch)
+        self.warmup = count_warmup(images, recipe.schedule.warmup_epochs, batch)
         self.window = max(1, self.total // WINDOWS)
         self.step = 0
         self.elapsed = 0.0
@@ -84,9 +91,9 @@ class Trainer:
         self.curves: dict[str, Any] = {"step": [], "lr": [], "units": {n: {} for n in self.names}}
         self._pending: list[Tensor] = []
 
-    def learning_rate(self) -> float:
-        """The rate of the coming step."""
-        return warmup_cosine(self.step, self.total, self.warmup, self.recipe.optimizer.lr)
+    def learning_rate(self, done: int) -> float:
+        """The rate of the step that comes after `done` steps."""
+        return warmup_cosine(done, self.total, self.warmup, self.recipe.optimizer.lr)
 
     def batch(self) -> Batch:
         """The coming step's two views, stacked: [2N, 3, R, R]."""
@@ -100,7 +107,7 @@ class Trainer:
         """One step of all units; losses stay on the device."""
         torch.manual_seed(derive(self.seed, "step", self.step))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         losses, logs = self.engine.step(self.batch())
         self.guard.step(self.optimizer, losses)
@@ -110,19 +117,28 @@ class Trainer:
         self.step += 1
 
     def read(self) -> dict[str, float]:
-        """Wait for the device, add the last steps' mean losses to the curves, raise Diverged."""
+        """Wait for the device, add the last steps' mean losses to the curves, raise Diverged.
+
+        Of steps since the last reading the curves get those before the first non-finite loss.
+        """
         figures = torch.stack(self._pending).cpu()
         first = self.step - len(self._pending)
         self._pending = []
         bad = (~figures[:, : len(self.names)].isfinite()).nonzero()
+        good = int(bad[0, 0]) if len(bad) else len(figures)
+        if good:
+            self._note(first + good, figures[:good].mean(dim=0).tolist())
         if len(bad):
-            raise Diverged(self.names[int(bad[0, 1])], first + int(bad[0, 0]))
-        self.curves["step"].append(self.step)
-        self.curves["lr"].append(self.learning_rate())
-        keys = [*((name, "loss") for name in self.names), *self._figures]
-        for (name, key), value in zip(keys, figures.mean(dim=0).tolist(), strict=True):
-            self.curves["units"][name].setdefault(key, []).append(value)
+            raise Diverged(self.names[int(bad[0, 1])], first + good + 1)
         return {name: self.curves["units"][name]["loss"][-1] for name in self.names}
+
+    def _note(self, done: int, figures: list[float]) -> None:
+        """One more point of every curve, after `done` steps."""
+        self.curves["step"].append(done)
+        self.curves["lr"].append(self.learning_rate(done))
+        keys = [*((name, "loss") for name in self.names), *self._figures]
+        for (name, key), value in zip(keys, figures, strict=True):
+            self.curves["units"][name].setdefault(key, []).append(value)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
@@ -144,11 +160,23 @@ class Trainer:
         for key in ("step", "curves", "elapsed", "activation_bytes"):
             setattr(self, key, state[key])
 
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from this checkpoint if there is one; UserError if it is not one of this run."""
+        discard_drafts(checkpoint)
+        state = load_checkpoint(checkpoint)
+        if state is None:
+            return
+        try:
+            self.load_state(state)
+        except MISFITS as error:
+            raise UserError(
+                f"{checkpoint} is no checkpoint of this run; "
+                f"move it away to start this run from the beginning"
+            ) from error
+
     def fit(self, checkpoint: Path, progress: Progress) -> None:
         """Train to the end, from the checkpoint if there is one, saving every few seconds."""
-        state = load_checkpoint(checkpoint)
-        if state is not None:
-            self.load_state(state)
+        self.resume(checkpoint)
         saved = began = time.monotonic()
         before = self.elapsed
         while self.step < self.total:

@@ -1,0 +1,184 @@
+"""`locbench check` and `locbench diff`: what they run, and what they print."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from locbench import check as checks
+from locbench import commands
+from locbench.console import say
+from locbench.errors import CheckFailed, RunFailed, UserError
+from locbench.paths import results_dir, write_atomic
+from locbench.records import Record, Store, environment
+from locbench.reproduce import Options, Plan, make_plan
+from locbench.runs import unique
+from locbench.tables import load_table, resolve_name, table_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def smoke_plans() -> list[Plan]:
+    """The tables that something can be measured for, at scale smoke."""
+    plans = [make_plan(load_table(name), Options()) for name in table_names()]
+    return [plan for plan in plans if plan.runs()]
+
+
+def check_report(
+    store: Store, device: str, no_run: bool, update: bool, fresh: bool, as_json: bool, out: Console
+) -> None:
+    """Train what is missing, then compare (or with `update` accept) all smoke records.
+
+    Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
+    """
+    plans, tolerances = smoke_plans(), checks.load_tolerances()
+    specs = unique([spec for plan in plans for spec in plan.runs()])
+    references = [r for r in checks.reference_store().all() if r.scale == "smoke"]
+    if not references and not update:
+        raise UserError(
+            f"no reference records in {checks.reference_store().root}; make them with "
+            "`locbench check --update`"
+        )
+    if fresh:
+        for spec in specs:
+            store.set_aside(spec.id)
+    if not no_run:
+        for plan in plans:
+            commands.announce(plan, store)
+            commands.run(plan, store, device)
+    ids = [spec.id for spec in specs]
+    records = {id: record for id in ids if (record := store.load(id)) is not None}
+    if update:
+        _accept(plans, ids, records, store, out)
+        return
+    _say_if_old(records)
+    findings = checks.check(references, ids, records, tolerances)
+    if as_json:
+        out.print_json(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        _print_findings(findings, out)
+    moved = [f"{f.run}: {f.number} {_moved(f)}" for f in findings if not f.ok]
+    if moved:
+        more = f"; and {len(moved) - 4} more" if len(moved) > 4 else ""
+        raise CheckFailed(f"{len(moved)} moved: {'; '.join(moved[:4])}{more}")
+
+
+def _accept(
+    plans: list[Plan], ids: list[str], records: dict[str, Record], store: Store, out: Console
+) -> None:
+    """Write records and rendered tables to results/."""
+    diverged = [id for id in ids if id in records and records[id].status == "diverged"]
+    if diverged:
+        raise RunFailed(f"{diverged[0]} diverged: nothing was changed; mend it first")
+    checks.update(ids, records, checks.reference_store())
+    for plan in plans:
+        path = results_dir() / "tables" / f"{plan.table.name}.md"
+        try:
+            write_atomic(path, commands.render(plan, store, "md"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
+    out.print(f"{len(ids)} records are the reference now: {results_dir()}", soft_wrap=True)
+
+
+def _say_if_old(records: dict[str, Record]) -> None:
+    """Records of another commit may hide what a change of the code did."""
+    commit = environment()["git_commit"]
+    old = [r for r in records.values() if r.environment.get("git_commit") != commit]
+    if commit and old:
+        say(f"{len(old)} of {len(records)} runs are of another commit: --fresh makes them anew")
+
+
+def _moved(finding: checks.Finding) -> str:
+    if finding.reference is None:
+        return finding.note
+    return f"{_number(finding.reference)} -> {_number(finding.fresh) or 'nothing'}"
+
+
+def _number(value: float | None) -> str:
+    """Whole numbers to the last digit, for one may be all that changed."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def _print_findings(findings: list[checks.Finding], out: Console) -> None:
+    """What is not simply as it was, then how much was compared."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table("run", "number", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head in ("reference", "fresh"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    shown.add_column("")
+    for f in findings:
+        if f.ok and not f.note:
+            continue
+        values = [_number(v) for v in (f.reference, f.fresh)]
+        mark = Text("ok" if f.ok else "moved", style="green" if f.ok else "red")
+        shown.add_row(f.run, f.number, *values, Text.assemble(mark, " ", f.note))
+    if shown.row_count:
+        out.print(shown)
+    compared = [f for f in findings if f.reference is not None]
+    runs, bad = len({f.run for f in compared}), sum(not f.ok for f in findings)
+    out.print(f"{len(compared)} numbers of {runs} runs compared with results/, {bad} moved")
+
+
+Line = tuple[str, str, float | None, float | None]
+
+
+def diff_report(
+    table: str,
+    paper: str | None,
+    scale: str,
+    data_root: Path | None,
+    store: Store,
+    as_json: bool,
+    out: Console,
+) -> None:
+    """Print measured here, reference, and their difference, for every run of the table's cells."""
+    plan = make_plan(load_table(resolve_name(table, paper)), Options(scale, data_root=data_root))
+    lines = diff_lines(plan, store)
+    if as_json:
+        keys = ("run", "metric", "here", "reference")
+        out.print_json(json.dumps([dict(zip(keys, line, strict=True)) for line in lines]))
+    elif not lines:
+        out.print(f"{plan.table.name}: nothing here can fill a cell of this table yet")
+    else:
+        _print_diff(f"{plan.table.name} at scale {scale}", lines, out)
+
+
+def diff_lines(plan: Plan, store: Store) -> list[Line]:
+    """Run, metric, the value here and that of the reference, each None where there is none."""
+    references = {record.id: record for record in checks.reference_store().all()}
+    wanted = dict.fromkeys((s.id, c.cell.column.metric) for c in plan.cells for s in c.specs)
+    today = checks.successors(references, dict.fromkeys(id for id, _ in wanted))
+    there = {now: references[before] for before, now in today.items()}
+    return [
+        (checks.place(id), metric, _last(store.load(id), metric), _last(there.get(id), metric))
+        for id, metric in wanted
+    ]
+
+
+def _last(record: Record | None, metric: str) -> float | None:
+    return None if record is None else record.metrics.get(metric, {}).get("last")
+
+
+def _print_diff(title: str, lines: list[Line], out: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(
+        "run", "metric", title=f"{title}: measured here against results/", title_justify="left",
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+    )  # fmt: skip
+    for head in ("here", "reference", "difference"):
+        shown.add_column(head, justify="right")
+    for run, metric, here, there in lines:
+        change = "" if here is None or there is None else f"{here - there:+.2f}"
+        values = ["-" if v is None else f"{v:.2f}" for v in (here, there)]
+        shown.add_row(run, metric, *values, change)
+    out.print(shown)

@@ -1,0 +1,45 @@
+"""Where runs are carried out. Needs no torch: what is answered from records never imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from locbench.data import ImageData, load_data
+from locbench.data import Progress as DataProgress
+from locbench.errors import UserError
+from locbench.records import Store
+from locbench.runs import RunSpec
+
+Progress = Callable[[int, int, dict[str, float]], None]  # steps done, in all, current figures
+
+
+def _silent(spec: RunSpec) -> Progress:
+    return lambda done, total, figures: None
+
+
+@dataclass
+class Workshop:
+    """The store, the device, the data sets, and who is told of progress."""
+
+    store: Store
+    device: str = "auto"
+    data_root: Path | None = None
+    progress: Callable[[RunSpec], Progress] = _silent
+    preparing: DataProgress | None = None
+    _data: dict[tuple[str, int], ImageData] = field(default_factory=dict)
+
+    def data(self, spec: RunSpec) -> ImageData:
+        """The run's data set, loaded once; UserError if it is not the one the run is planned on."""
+        key = (spec.recipe.data.name, spec.recipe.data.resolution)
+        if key not in self._data:
+            self._data[key] = load_data(*key, self.data_root, self.preparing)
+        found, wanted = self._data[key], spec.fingerprint
+        if (found.version, found.checksum) != (wanted["version"], wanted["checksum"]):
+            raise UserError(
+                f"data set {found.name} here is version {found.version} with checksum "
+                f"{found.checksum[:12]}, and {spec.id} is of version {wanted['version']} with "
+                f"{wanted['checksum'][:12]}; give the --data-root it was made with"
+            )
+        return found

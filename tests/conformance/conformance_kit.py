@@ -1,0 +1,151 @@
+"""What the conformance tests share: tiny networks, batches, data, and plain autograd."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from locbench.data import ImageData, Split
+from locbench.networks import Network
+from locbench.recipes import (
+    Augmentation,
+    Data,
+    Optimizer,
+    Probe,
+    Recipe,
+    Schedule,
+    Training,
+)
+from locbench.recipes import Network as Settings
+from locbench.registry import NETWORKS, RULES
+from locbench.rules import build_units
+from locbench.training.engine import Batch, Unit
+
+TINY = Settings(width=0.125, blocks=1, stem="small")
+SIDE = 16
+CLASSES = 4
+FINGERPRINT = {"name": "fake", "version": 1, "checksum": "0" * 64}
+
+
+def make_network(name: str, settings: Settings = TINY) -> Network:
+    """A network in training mode, moved off special values: no zero scale hides a branch."""
+    network = NETWORKS.get(name)(settings, num_classes=CLASSES).train()
+    perturb([network])
+    return network
+
+
+def make_units(rule: str, network: Network, settings: dict[str, Any] | None = None) -> list[Unit]:
+    """The units of a registered rule, their objectives moved off special values as well."""
+    units = build_units(rule, network, settings or {})
+    inside = {id(p) for p in network.parameters()}
+    perturb([unit.objective for unit in units], leave=inside)
+    return units
+
+
+@torch.no_grad()
+def perturb(modules: Iterable[nn.Module], leave: Iterable[int] = ()) -> None:
+    seen = set(leave)
+    for parameter in (p for module in modules for p in module.parameters()):
+        if parameter.requires_grad and id(parameter) not in seen:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+            seen.add(id(parameter))
+
+
+def make_batch(images: int = 4, side: int = SIDE) -> Batch:
+    """Two views of each image in the default dtype, with targets and pixels for rules that ask."""
+    pixels = torch.rand(2 * images, 3, side, side)
+    return Batch((pixels - 0.5) / 0.25, torch.arange(2 * images) % CLASSES, pixels)
+
+
+def plain_loss(network: Network, unit: Unit, batch: Batch) -> Tensor:
+    """A unit's loss on a forward of its own; below its first block there is no graph at all."""
+    with torch.no_grad():
+        x = batch.images
+        for block in network.blocks[: unit.start]:
+            x = block(x)
+    for block in network.blocks[unit.start : unit.stop]:
+        x = block(x)
+    return unit.objective(x, batch)[0]
+
+
+def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Parameter, Tensor]:
+    """Gradients of a unit's loss by plain autograd, wherever it has one.
+
+    Blocks of the span that the unit must not update are constants, as the rule declares.
+    """
+    constant = [
+        p
+        for index in set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
+        for p in network.block_parameters(index)
+        if p.requires_grad
+    ]
+    for parameter in constant:
+        parameter.requires_grad_(False)
+    parameters = [*network.parameters(), *unit.objective.parameters(), *unit.ties]
+    wanted = list({id(p): p for p in parameters if p.requires_grad}.values())
+    gradients = torch.autograd.grad(plain_loss(network, unit, batch), wanted, allow_unused=True)
+    for parameter in constant:
+        parameter.requires_grad_(True)
+    return {p: g for p, g in zip(wanted, gradients, strict=True) if g is not None}
+
+
+def largest_by_block(network: Network, gradients: dict[nn.Parameter, Tensor]) -> list[float]:
+    """The largest entry of the gradients in each block; 0 where there is none."""
+    return [
+        max((float(gradients[p].abs().max()) for p in group if p in gradients), default=0.0)
+        for group in (network.block_parameters(k) for k in range(len(network.blocks)))
+    ]
+
+
+def variations(rule: str) -> list[dict[str, Any]]:
+    """A rule's defaults, then each of its settings changed by itself: counts + 1, numbers x 2."""
+    found: list[dict[str, Any]] = [{}]
+    for parameter in inspect.signature(RULES.get(rule)).parameters.values():
+        default = parameter.default
+        if parameter.kind is not parameter.KEYWORD_ONLY or isinstance(default, str):
+            continue
+        if isinstance(default, bool):
+            changed: bool | int | float = not default
+        else:
+            changed = default + 1 if isinstance(default, int) else 2 * default
+        found.append({parameter.name: changed})
+    return found
+
+
+def fake_split(images: int, seed: int) -> Split:
+    """Noise around a colour of the class."""
+    draw = torch.Generator().manual_seed(seed)
+    targets = torch.arange(images) % CLASSES
+    colours = torch.randint(40, 216, (CLASSES, 3, 1, 1), generator=torch.Generator().manual_seed(9))
+    noise = torch.randint(-40, 40, (images, 3, SIDE, SIDE), generator=draw)
+    return Split((colours[targets] + noise).to(torch.uint8), targets)
+
+
+def fake_data() -> ImageData:
+    """A data set that needs no cache and no files."""
+    names = tuple(f"class {k}" for k in range(CLASSES))
+    train, test = fake_split(24, seed=1), fake_split(16, seed=2)
+    return ImageData("fake", 1, FINGERPRINT["checksum"], names, train, test)
+
+
+def small_recipe(rule_settings: dict[str, Any] | None = None, **sections: Any) -> Recipe:
+    """Seven steps of pretraining on `fake_data`, then three epochs of probe."""
+    return Recipe(
+        name="conformance",
+        scale="smoke",
+        rule=rule_settings or {},
+        **{
+            "data": Data("shapes", SIDE),
+            "augmentation": Augmentation(),
+            "network": TINY,
+            "optimizer": Optimizer(lr=0.5),
+            "schedule": Schedule(epochs=2, warmup_epochs=0.5),
+            "training": Training(batch=8, precision="fp32"),
+            "probe": Probe(epochs=3, lr=1.0, batch=8, milestones=(2,), augment=False, blocks="all"),
+        }
+        | sections,
+    )

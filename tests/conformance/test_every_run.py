@@ -1,0 +1,221 @@
+"""Runs from spec to record: every registered rule on every registered network, on tiny data."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conformance_kit import FINGERPRINT, SIDE, fake_data, small_recipe
+
+from locbench import execute as execution
+from locbench.data import Split
+from locbench.execute import ENCODER, execute
+from locbench.probe import LinearProbe
+from locbench.recipes import Training
+from locbench.records import Record, Store
+from locbench.runs import RunSpec, plan_probe
+from locbench.training import loop
+from locbench.training.checkpoints import load_encoder
+from locbench.training.loop import Trainer
+from locbench.workshop import Workshop
+
+CPU = torch.device("cpu")
+
+
+def no_progress(done, total, figures):
+    pass
+
+
+def same(one, other) -> bool:
+    """Equal, tensors bit for bit, whatever they are nested in."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def stop_at(step: int):
+    def progress(done, total, figures):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_pretraining_that_was_stopped_ends_bit_identical(rule, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+
+    def trainer():
+        return Trainer(small_recipe(), rule, network, 5, fake_data(), "cpu")
+
+    whole = trainer()
+    whole.fit(tmp_path / "whole.pt", no_progress)
+    stopped = trainer()
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(tmp_path / "stopped.pt", stop_at(4))
+    going_on = trainer()
+    going_on.fit(tmp_path / "stopped.pt", no_progress)
+    assert whole.step == going_on.step == whole.total == 7
+    ours, theirs = whole.state(), going_on.state()
+    for state in (ours, theirs):
+        assert state.pop("elapsed") > 0
+    assert same(ours, theirs)
+    assert not same(ours, trainer().state())
+
+
+class Spied(Split):
+    """A split that remembers whether it was read."""
+
+    was_read = False
+
+    def batch(self, indices):
+        object.__setattr__(self, "was_read", True)
+        return super().batch(indices)
+
+
+@dataclass
+class Finished:
+    """A pretraining and its probe, carried out once for all tests of a rule on a network."""
+
+    spec: RunSpec
+    root: Path
+    records: list[Record]
+    test_images_read: list[bool]
+
+    @property
+    def encoder(self) -> bytes:
+        return (self.root / self.records[0].id / ENCODER).read_bytes()
+
+
+def make_spec(rule: str, network: str, seed: int = 0, recipe=None, data=FINGERPRINT) -> RunSpec:
+    return plan_probe(recipe or small_recipe(), rule, network, seed, data)
+
+
+def workshop(root: Path, data, progress=no_progress) -> Workshop:
+    loaded = {} if data is None else {("shapes", SIDE): data}
+    return Workshop(Store(root), device="cpu", progress=lambda spec: progress, _data=loaded)
+
+
+@pytest.fixture(scope="module")
+def finished(rule, network, tmp_path_factory) -> Finished:
+    spec, root = make_spec(rule, network), tmp_path_factory.mktemp("runs")
+    data = fake_data()
+    data = dataclasses.replace(data, test=Spied(data.test.images, data.test.targets))
+    shop = workshop(root, data)
+    records, reads = [], []
+    for run in spec.with_ancestors():
+        records.append(execute(run, shop))
+        reads.append(data.test.was_read)
+    return Finished(spec, root, records, reads)
+
+
+def test_records_are_read_back_and_answer_for_their_runs(finished, rule, network, monkeypatch):
+    spec, store, encoder = make_spec(rule, network), Store(finished.root), finished.encoder
+    assert [r.kind for r in finished.records] == ["pretrain", "probe"]
+    assert [r.id for r in finished.records] == [run.id for run in spec.with_ancestors()]
+    assert finished.records[1].parent == finished.records[0].id
+    for record in finished.records:
+        assert record.status == "done"
+        text = store.path(record.id).read_text()
+        again = Record.from_json(text, store.path(record.id))
+        assert again.to_json() == text == record.to_json()
+        assert json.loads(text)["identity"] == record.identity
+
+    monkeypatch.setattr(execution, "Trainer", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(execution, "LinearProbe", lambda *_: pytest.fail("probed again"))
+    answers = [execute(run, workshop(finished.root, None)) for run in spec.with_ancestors()]
+    assert [r.to_json() for r in answers] == [r.to_json() for r in finished.records]
+    assert finished.encoder == encoder
+
+
+def test_what_a_record_says_of_its_units_and_blocks(finished, rule, network):
+    pretraining, probing = finished.records
+    trainer = Trainer(small_recipe(), rule, network, 0, fake_data(), "cpu")
+    spans = [(unit["start"], unit["stop"], unit["updates"]) for unit in pretraining.units]
+    assert spans == [(u.start, u.stop, u.updated_blocks()) for u in trainer.engine.units]
+    for unit in pretraining.units:
+        curve = pretraining.curves["units"][unit["name"]]["loss"]
+        assert len(curve) == len(pretraining.curves["step"]) == trainer.total
+        assert pretraining.metrics[f"loss of {unit['name']}"]["last"] == curve[-1]
+    blocks = len(trainer.network.blocks)
+    assert list(probing.per_block) == [str(k) for k in range(blocks)]
+    assert probing.per_block[str(blocks - 1)]["top1"] == probing.metrics["top1"]["last"]
+    assert probing.tags["decoder"] == pretraining.units[-1]["auxiliary"]
+
+
+def test_pretraining_changed_the_encoder_and_the_probe_did_not(finished, rule, network):
+    """What a probe reads is the file, and a probe of it again gives the accuracy again."""
+    network_read = execution.encoder_for(finished.spec, workshop(finished.root, fake_data()), CPU)
+    state = network_read.encoder_state_dict()
+    written = load_encoder(finished.root / finished.records[0].id / ENCODER)
+    assert set(written) == set(state)
+    assert all(torch.equal(written[key], value) for key, value in state.items())
+    initial = Trainer(small_recipe(), rule, network, 0, fake_data(), "cpu").network
+    changed = [k for k, v in initial.encoder_state_dict().items() if not torch.equal(v, state[k])]
+    assert changed == list(state)
+    scores = LinearProbe(network_read, fake_data(), small_recipe(), 0, CPU).fit(no_progress)
+    assert scores[-1].last == finished.records[1].metrics["top1"]["last"]
+
+
+def test_a_run_that_was_stopped_and_started_again_leaves_the_same(
+    finished, rule, network, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+    spec = finished.spec.parent
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, workshop(tmp_path, fake_data(), stop_at(5)))
+    assert Store(tmp_path).load(spec.id).status == "running"
+    again = execute(spec, workshop(tmp_path, fake_data()))
+    assert again.metrics == finished.records[0].metrics
+    assert again.curves == finished.records[0].curves
+    assert (tmp_path / spec.id / ENCODER).read_bytes() == finished.encoder
+
+
+def test_pretraining_never_reads_the_test_images(finished):
+    assert finished.test_images_read == [False, True]
+
+
+def test_ids_depend_on_what_decides_the_result_and_on_nothing_else(rule, network):
+    def ident(**changes) -> tuple[str, ...]:
+        runs = make_spec(rule, network, **changes).with_ancestors()
+        return tuple(run.hash for run in runs)
+
+    mine = ident()
+    assert mine == ident(recipe=small_recipe())
+    others = [
+        ident(seed=1),
+        ident(data={**FINGERPRINT, "checksum": "1" * 64}),
+        ident(recipe=small_recipe({"temperature": 0.2})),
+        ident(recipe=small_recipe(training=Training(batch=6, precision="fp32"))),
+    ]
+    for other in others:
+        assert all(theirs != ours for theirs, ours in zip(other, mine, strict=True))
+
+
+def test_ids_are_the_same_in_another_process():
+    code = """
+from locbench.recipes import load_recipe
+from locbench.registry import NETWORKS, RULES
+from locbench.runs import plan_probe
+recipe = load_recipe("loco/imagenet", "smoke")
+fingerprint = {"name": "fake", "version": 1, "checksum": "0"}
+for rule in RULES.names():
+    for network in NETWORKS.names():
+        print(plan_probe(recipe, rule, network, 0, fingerprint).id)
+"""
+    outputs = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(
+            command, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        )
+        outputs.add(run.stdout)
+    assert len(outputs) == 1
+    assert len(set(outputs.pop().split())) > 1

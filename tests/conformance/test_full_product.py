@@ -1,0 +1,85 @@
+"""All rules on all networks at several sizes and settings: slow, run with `pytest -m full`."""
+
+import pytest
+import torch
+from conformance_kit import (
+    fake_data,
+    make_batch,
+    make_network,
+    make_units,
+    plain_gradients,
+    small_recipe,
+    variations,
+)
+
+from locbench.audit import audit
+from locbench.recipes import Network as Settings
+from locbench.recipes import Training
+from locbench.registry import NETWORKS, RULES
+from locbench.training import loop
+from locbench.training.engine import Engine
+from locbench.training.loop import Trainer
+
+pytestmark = pytest.mark.full
+
+SIZES = {
+    "one block": Settings(width=0.125, blocks=1, stem="small"),
+    "two blocks": Settings(width=0.25, blocks=2, stem="small"),
+    "as deep as published": Settings(width=0.125, blocks=0, stem="imagenet"),
+}
+SETTINGS = [(rule, settings) for rule in RULES.names() for settings in variations(rule)]
+
+
+def name(value) -> str | None:
+    return " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None
+
+
+@pytest.fixture(params=SIZES)
+def size(request) -> Settings:
+    return SIZES[request.param]
+
+
+@pytest.mark.parametrize("network", NETWORKS.names())
+@pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=name)
+def test_the_audit_holds_at_every_size_and_setting(network, rule, settings, size):
+    assert audit(rule, network, size, settings, images=3, resolution=32).holds
+
+
+@pytest.mark.parametrize("network", NETWORKS.names())
+@pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=name)
+def test_gradients_are_the_sum_of_the_units_apart(network, rule, settings, size, float64):
+    net = make_network(network, size)
+    units = make_units(rule, net, settings)
+    batch = make_batch(side=32)
+    expected = {}
+    for unit in units:
+        for parameter, gradient in plain_gradients(net, unit, batch).items():
+            expected[parameter] = expected.get(parameter, 0) + gradient
+    Engine(net.blocks, units).step(batch)
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("network", NETWORKS.names())
+@pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=name)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_goes_on_bit_for_bit(network, rule, settings, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+
+    def trainer() -> Trainer:
+        recipe = small_recipe(settings, training=Training(batch=8, precision=precision))
+        return Trainer(recipe, rule, network, 0, fake_data(), "cpu")
+
+    def stop(done, total, figures):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    whole, stopped, again = trainer(), trainer(), trainer()
+    whole.fit(tmp_path / "whole.pt", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(tmp_path / "stopped.pt", stop)
+    again.fit(tmp_path / "stopped.pt", lambda *_: None)
+    assert again.curves == whole.curves
+    for part in ("network", "objectives"):
+        ours, theirs = whole.state()[part], again.state()[part]
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -1,0 +1,161 @@
+"""Which blocks the units of the three rules hold, and what each loss reaches (facts B.1)."""
+
+import inspect
+
+import pytest
+import torch
+
+from locbench.errors import UserError
+from locbench.recipes import Network as Settings
+from locbench.recipes import load_recipe
+from locbench.registry import NETWORKS, RULES
+from locbench.rules import build_units, check_settings
+from locbench.training.engine import Batch
+
+TINY = Settings(width=0.125, blocks=1, stem="small")
+STOPS = {"resnet50": (4, 8, 14, 17), "shufflenet_v2_50": (4, 8, 14, 18)}
+# By stages, first and last.
+SPANS = {
+    "simclr": [(1, 4)],
+    "gim": [(1, 1), (2, 2), (3, 3), (4, 4)],
+    "loco": [(1, 2), (2, 3), (3, 4)],
+}
+
+
+def published(network: str):
+    with torch.device("meta"):
+        return NETWORKS.get(network)(Settings())
+
+
+def units_on_meta(rule: str, network, settings=None):
+    with torch.device("meta"):
+        return build_units(rule, network, settings or {})
+
+
+@pytest.mark.parametrize("network", STOPS)
+@pytest.mark.parametrize("rule", SPANS)
+def test_units_hold_the_stages_that_the_paper_says(rule, network):
+    stops = STOPS[network]
+    starts = (0, *stops)
+    net = published(network)
+    assert tuple(stage.stop for stage in net.stages) == stops
+    expected = [(starts[first - 1], stops[last - 1]) for first, last in SPANS[rule]]
+    units = units_on_meta(rule, net)
+    assert [(unit.start, unit.stop) for unit in units] == expected
+    assert all(unit.updates is None and unit.ties == () for unit in units)
+
+
+@pytest.mark.parametrize("network", STOPS)
+def test_loco_trains_the_inner_stages_twice_and_the_outer_once(network):
+    net = published(network)
+    units = units_on_meta("loco", net)
+    times = [sum(b in unit.updated_blocks() for unit in units) for b in range(len(net.blocks))]
+    by_stage = [{times[b] for b in stage} for stage in net.stages]
+    assert by_stage == [{1}, {2}, {2}, {1}]
+    assert [unit.stop == len(net.blocks) for unit in units] == [False, False, True]
+
+
+@pytest.mark.parametrize("network", STOPS)
+@pytest.mark.parametrize(("rule", "convs"), [("simclr", 0), ("gim", 0), ("loco", 1)])
+def test_decoders_are_those_of_the_main_tables(rule, convs, network):
+    net = published(network)
+    for unit in units_on_meta(rule, net):
+        decoder = unit.objective.decoder
+        assert len(decoder.convs) == convs
+        assert unit.objective.temperature == 0.1
+        width = net.blocks[unit.stop - 1].out_channels
+        linears = [m for m in decoder.mlp if isinstance(m, torch.nn.Linear)]
+        assert [(m.in_features, m.out_features) for m in linears] == [(width, width), (width, 128)]
+
+
+def test_units_own_their_decoders():
+    units = units_on_meta("gim", published("resnet50"))
+    parameters = [id(p) for unit in units for p in unit.objective.parameters()]
+    assert len(parameters) == len(set(parameters))
+
+
+@pytest.mark.parametrize("rule", SPANS)
+def test_settings_change_every_decoder(rule):
+    settings = {"temperature": 0.5, "decoder_blocks": 2, "mlp_layers": 4}
+    for unit in units_on_meta(rule, published("resnet50"), settings):
+        assert len(unit.objective.decoder.convs) == 2
+        assert unit.objective.temperature == 0.5
+        assert unit.objective.description == "2 conv blocks + 4-layer MLP"
+
+
+def stages_reached(rule: str, network: str) -> list[set[int]]:
+    """Stages (from 1) in which each unit's loss leaves a gradient, by plain autograd."""
+    torch.manual_seed(0)
+    net = NETWORKS.get(network)(TINY, num_classes=4)
+    units = build_units(rule, net, {})
+    with torch.no_grad():  # off the zero scales that hide a residual branch
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    images = torch.randn(8, 3, 16, 16)
+    reached = []
+    for unit in units:
+        x = images
+        for index in range(unit.stop):
+            if index == unit.start:
+                x = x.detach()
+            x = net.blocks[index](x)
+        net.zero_grad()
+        unit.objective(x, Batch(images))[0].backward()
+        reached.append(
+            {
+                number
+                for number, stage in enumerate(net.stages, start=1)
+                for index in stage
+                if any(p.grad is not None and p.grad.any() for p in net.block_parameters(index))
+            }
+        )
+    return reached
+
+
+@pytest.mark.parametrize("network", NETWORKS.names())
+def test_the_three_rules_differ_in_what_their_losses_reach(network):
+    assert stages_reached("simclr", network) == [{1, 2, 3, 4}]
+    assert stages_reached("gim", network) == [{1}, {2}, {3}, {4}]
+    assert stages_reached("loco", network) == [{1, 2}, {2, 3}, {3, 4}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temprature": 0.1}, "no setting 'temprature'; did you mean 'temperature'"),
+        ({"decoder_block": 1}, "no setting 'decoder_block'; did you mean 'decoder_blocks'"),
+        ({"mlp_layers": 2.5}, "mlp_layers = 2.5: rule 'loco' wants int"),
+        ({"mlp_layers": True}, "mlp_layers = True: rule 'loco' wants int"),
+        ({"temperature": "warm"}, "temperature = 'warm': rule 'loco' wants float"),
+        ({"decoder_blocks": -1}, "decoder_blocks = -1: rule 'loco' wants no negative number"),
+        ({"temperature": 0}, "temperature = 0: give a number above 0"),
+    ],
+)
+def test_wrong_settings_are_named_with_the_nearest_right_one(settings, message):
+    with pytest.raises(UserError, match=message):
+        units_on_meta("loco", published("resnet50"), settings)
+
+
+def test_an_unknown_rule_is_named_with_the_nearest():
+    with pytest.raises(UserError, match="unknown rule 'locco'; did you mean 'loco'"):
+        build_units("locco", published("resnet50"), {})
+
+
+def test_a_whole_number_is_a_temperature_too():
+    check_settings(RULES.get("simclr"), "simclr", {"temperature": 1})
+
+
+def test_settings_of_every_rule_are_keywords_with_defaults():
+    """The contract: a rule's settings are what a recipe's [rule] section may hold."""
+    for name in RULES.names():
+        _, *settings = inspect.signature(RULES.get(name)).parameters.values()
+        assert all(s.kind is s.KEYWORD_ONLY for s in settings)
+        assert all(isinstance(s.default, str | int | float) for s in settings)
+
+
+def test_the_recipe_of_the_paper_suits_all_three():
+    for scale in ("paper", "small", "smoke"):
+        recipe = load_recipe("loco/imagenet", scale)
+        for rule in SPANS:
+            check_settings(RULES.get(rule), rule, recipe.rule)
+    assert load_recipe("loco/imagenet", "paper").rule["temperature"] == 0.1

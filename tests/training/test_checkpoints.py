@@ -1,0 +1,194 @@
+"""Checkpoints are whole or absent, files that cannot be read are named; encoders leave whole."""
+
+import os
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny import NETWORK, same, tiny_trainer
+from torch import Tensor
+from torchvision.models import resnet50 as theirs
+
+from locbench.errors import RunFailed, UserError
+from locbench.execute import load_into
+from locbench.networks.resnet import resnet50
+from locbench.recipes import Network
+from locbench.training.checkpoints import (
+    load_checkpoint,
+    load_encoder,
+    save_checkpoint,
+    save_encoder,
+)
+
+STATE = {"step": 7, "weights": {"a": torch.arange(12.0).view(3, 4)}, "curves": {"lr": [0.1, None]}}
+
+
+def one_line(path: Path, load) -> str:
+    """The UserError of this file: one line that names it."""
+    with pytest.raises(UserError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def broken(whole: bytes) -> dict[str, bytes]:
+    """What a file may hold that is not what it should be."""
+    draw = random.Random(0)
+    files = {f"cut at {share}": whole[: int(share * len(whole))] for share in (0.01, 0.3, 0.9)}
+    files |= {
+        "empty": b"",
+        "text": b"to be done\n",
+        "json": b'{"step": 7}',
+        "zip": b"PK\x03\x04" * 9,
+    }
+    files["pickle"] = pickle.dumps({"step": Path("no plain data")})
+    files |= {f"noise {n}": draw.randbytes(n) for n in (1, 2, 8, 64, 1000)}
+    files |= {f"pickled noise {n}": b"\x80\x02" + draw.randbytes(20) for n in range(40)}
+    return files
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "run" / "checkpoint.pt"
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, STATE)
+    assert same(load_checkpoint(path), STATE)
+    strided = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    save_checkpoint(path, {"strided": strided})
+    assert load_checkpoint(path)["strided"].stride() == strided.stride()
+
+
+def test_unreadable_checkpoints_are_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, STATE)
+    for content in broken(path.read_bytes()).values():
+        path.write_bytes(content)
+        message = one_line(path, load_checkpoint)
+        assert "move it away to start this run from the beginning" in message
+        assert path.read_bytes() == content  # nothing is deleted
+    for content in ([1, 2], torch.rand(3), None):
+        torch.save(content, path)
+        one_line(path, load_checkpoint)
+    path.unlink()
+    path.mkdir()
+    one_line(path, load_checkpoint)
+
+
+def test_nothing_that_runs_code_is_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "trapped"),))
+
+    for name, load in (("checkpoint.pt", load_checkpoint), ("encoder.pth", load_encoder)):
+        torch.save({"weights": Trap()}, tmp_path / name)
+        one_line(tmp_path / name, load)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, STATE)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for save in (save_checkpoint, save_encoder):
+        with pytest.raises(RunFailed, match="No space left on device") as caught:
+            save(path, {"new": torch.rand(3)})
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert same(load_checkpoint(path), STATE)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+FOREIGN = {
+    "nothing": lambda state: {},
+    "no optimizer": lambda state: {k: v for k, v in state.items() if k != "optimizer"},
+    "another network": lambda state: (
+        state | {"network": tiny_trainer("loco", network="shufflenet_v2_50").state()["network"]}
+    ),
+    "another rule": lambda state: tiny_trainer("gim").state(),
+    "weights of another shape": lambda state: (
+        state | {"network": {k: torch.zeros(2) for k in state["network"]}}
+    ),
+    "an encoder": lambda state: state["network"],
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_checkpoint_of_something_else_is_named(change, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, change(tiny_trainer("loco").state()))
+    message = one_line(path, lambda path: tiny_trainer("loco").fit(path, lambda *_: None))
+    assert "no checkpoint of this run; move it away" in message
+
+
+def test_an_encoder_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    torch.manual_seed(1)
+    net = resnet50(NETWORK, num_classes=4).to(memory_format=torch.channels_last)
+    net(torch.rand(4, 3, 16, 16))  # statistics of their own
+    state = net.encoder_state_dict()
+    save_encoder(path, state)
+    assert same(load_encoder(path), dict(state))
+    torch.save(dict(state), tmp_path / "encoder.pth")
+    assert same(load_encoder(tmp_path / "encoder.pth"), dict(state))
+    torch.save(dict(state), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert same(load_encoder(tmp_path / "old.pth"), dict(state))
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == set(net.state_dict()) - {"fc.weight", "fc.bias"}
+    torch.manual_seed(2)
+    other = resnet50(NETWORK, num_classes=7)
+    head = {key: value.clone() for key, value in other.head.state_dict().items()}
+    load_into(other, path)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(other.eval().encode(images), net.eval().encode(images))
+    assert same(dict(other.head.state_dict()), head)
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "encoder.pth"])
+def test_unreadable_encoders_are_named(name, tmp_path):
+    path = tmp_path / name
+    assert "no encoder file" in one_line(path, load_encoder)
+    if path.suffix == ".pth":
+        torch.save({"a": torch.rand(50)}, path)
+    else:
+        save_encoder(path, {"a": torch.rand(50)})
+    for content in broken(path.read_bytes()).values():
+        path.write_bytes(content)
+        assert "not an encoder that can be read" in one_line(path, load_encoder)
+
+
+def test_a_file_without_a_plain_state_dict_is_refused(tmp_path):
+    path = tmp_path / "encoder.pth"
+    for content in ([torch.rand(2)], {"state_dict": {"a": torch.rand(2)}}, {"epoch": 3}):
+        torch.save(content, path)
+        assert "holds no plain state dict of tensors" in one_line(path, load_encoder)
+
+
+def test_a_full_encoder_loads_into_torchvision_with_only_the_classifier_missing(tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    with torch.device("meta"):
+        ours, other = resnet50(Network()), theirs()
+    ours.to_empty(device="cpu")
+    draw = torch.Generator().manual_seed(0)
+    for key, tensor in ours.state_dict().items():
+        if tensor.is_floating_point():  # small enough that nothing overflows, variances positive
+            tensor.uniform_(*((0.5, 1.5) if key.endswith("var") else (-0.05, 0.05)), generator=draw)
+        else:
+            tensor.fill_(3)
+    save_encoder(path, ours.encoder_state_dict())
+    missing, unexpected = other.load_state_dict(load_encoder(path), strict=False, assign=True)
+    assert sorted(missing) == ["fc.bias", "fc.weight"]
+    assert not unexpected
+    other.fc = torch.nn.Identity()
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        features: Tensor = ours.eval().encode(images).mean(dim=(2, 3))
+        torch.testing.assert_close(other.eval()(images), features)
+    assert features.std() > 0

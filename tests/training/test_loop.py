@@ -1,0 +1,144 @@
+"""The loop around the engine: precision, memory layout, rates, figures."""
+
+import pytest
+import torch
+from tiny import BATCH, SIDE, STEPS, tiny_data, tiny_recipe, tiny_trainer
+from torch import nn
+
+from locbench.cost.activations import SavedBytes
+from locbench.errors import UserError
+from locbench.recipes import Schedule, Training
+from locbench.registry import NETWORKS, RULES
+from locbench.training import loop
+from locbench.training.loop import Trainer, unit_name
+
+LAST = torch.channels_last
+
+
+@pytest.mark.parametrize("name", NETWORKS.names())
+@pytest.mark.parametrize("rule", RULES.names())
+def test_bf16_is_near_fp32(rule, name):
+    losses, gradients = {}, {}
+    for precision in ("fp32", "bf16"):
+        trainer = tiny_trainer(rule, tiny_recipe(precision, lr=0.05), name)
+        dtypes = set()
+        for block in trainer.network.blocks:
+            block.register_forward_hook(lambda _, __, y, seen=dtypes: seen.add(y.dtype))
+        rows = []
+        for _ in range(STEPS):
+            trainer.train_step()
+            rows.append(list(trainer.read().values()))
+            if len(rows) == 1:
+                flat = [p.grad.flatten() for p in trainer.engine.parameters()]
+                gradients[precision] = torch.cat(flat)
+        losses[precision] = torch.tensor(rows)
+        assert dtypes == {torch.float32 if precision == "fp32" else torch.bfloat16}
+        kept = [*trainer.network.parameters(), *trainer.objectives.parameters()]
+        assert {p.dtype for p in kept} == {torch.float32}
+    assert losses["bf16"].isfinite().all()
+    apart = ((losses["bf16"] - losses["fp32"]) / losses["fp32"]).abs()
+    assert 0 < apart[:2].max() < 0.04  # with the first weights: the rate of the first step is 0
+    alike = torch.cosine_similarity(gradients["fp32"], gradients["bf16"], dim=0)
+    assert alike > 0.9
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", NETWORKS.names())
+def test_channels_last_is_kept_from_the_images_to_the_momentum(name, precision):
+    trainer = tiny_trainer("loco", tiny_recipe(precision), name)
+    maps: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        maps.extend(x.detach() for x in (*inputs, output) if x.ndim == 4)
+
+    for module in (*trainer.network.modules(), *trainer.objectives.modules()):
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.register_forward_hook(keep)
+    for _ in range(2):
+        trainer.train_step()
+    assert maps[0].shape == (2 * BATCH, 3, SIDE, SIDE)
+    maps += [p for p in trainer.engine.parameters() if p.ndim == 4]
+    maps += [entry["momentum_buffer"] for entry in trainer.optimizer.state.values()]
+    four = [x for x in maps if x.ndim == 4]
+    assert len(four) > 100
+    assert all(x.is_contiguous(memory_format=LAST) for x in four)
+    ambiguous = [x for x in four if x.is_contiguous()]  # one channel or one pixel: both at once
+    assert len(ambiguous) < len(four) / 2
+
+
+def test_the_schedule_reaches_the_optimizer_at_every_step():
+    trainer = tiny_trainer("loco")
+    assert (trainer.total, trainer.warmup) == (STEPS, 3)
+    rates = []
+    for step in range(STEPS):
+        trainer.train_step()
+        used = {group["lr"] for group in trainer.optimizer.param_groups}
+        assert used == {trainer.learning_rate(step)}
+        rates += used
+        trainer.read()
+    assert rates[:4] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert trainer.curves["lr"] == [*rates[1:], pytest.approx(0)]
+
+
+def test_the_warm_up_of_imagenet_is_that_of_the_simclr_code():
+    class Many:
+        def __len__(self) -> int:
+            return 1_281_167
+
+    data = tiny_data()
+    object.__setattr__(data, "train", Many())
+    recipe = tiny_recipe(schedule=Schedule(800, 10.0), training=Training(4096, "fp32"))
+    trainer = Trainer(recipe, "simclr", "resnet50", 0, data, "cpu")
+    assert (trainer.total, trainer.warmup, trainer.window) == (250_228, 3127, 1251)
+
+
+def test_figures_are_means_over_a_window(monkeypatch):
+    each, means = tiny_trainer("gim"), tiny_trainer("gim")
+    for _ in range(4):
+        each.train_step()
+        each.read()
+        means.train_step()
+    told = means.read()
+    assert list(told) == ["stage 1", "stage 2", "stage 3", "stage 4"]
+    assert means.curves["step"] == [4]
+    for name, curve in each.curves["units"].items():
+        assert set(curve) == {"loss", "accuracy"}
+        for key, values in curve.items():
+            assert means.curves["units"][name][key] == [pytest.approx(sum(values) / 4, rel=1e-5)]
+        assert told[name] == means.curves["units"][name]["loss"][-1]
+
+
+def test_activation_bytes_are_those_of_a_step(tmp_path):
+    trainer, other = tiny_trainer("loco"), tiny_trainer("loco")
+    trainer.fit(tmp_path / "checkpoint.pt", lambda *_: None)
+    with SavedBytes([other.network, other.objectives]) as saved:
+        other.engine.step(other.batch())
+    assert trainer.activation_bytes == saved.peak > 0
+
+
+def test_views_depend_on_the_step_and_the_seed_alone():
+    trainer = tiny_trainer("loco")
+    first = trainer.batch().images
+    torch.rand(5)
+    assert torch.equal(first, tiny_trainer("gim").batch().images)
+    assert not torch.equal(first, tiny_trainer("loco", seed=4).batch().images)
+    trainer.step = 1
+    assert not torch.equal(first, trainer.batch().images)
+
+
+def test_units_are_named_by_their_stages():
+    trainer = tiny_trainer("loco")
+    assert trainer.names == ["stages 1-2", "stages 2-3", "stages 3-4"]
+    assert tiny_trainer("simclr").names == ["stages 1-4"]
+    network, [unit, *_] = trainer.network, trainer.engine.units
+    for span, name in {(0, 3): "stages 1-2", (0, 1): "blocks 1-1", (1, 4): "blocks 2-4"}.items():
+        object.__setattr__(unit, "start", span[0])
+        object.__setattr__(unit, "stop", span[1])
+        assert unit_name(network, unit) == name
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(UserError, match=r"training.batch = 27 .* 26 training images of shapes"):
+        tiny_trainer("loco", tiny_recipe(training=Training(27, "fp32")))
+    assert loop.WINDOWS >= 100  # of the reading of figures; a curve needs points

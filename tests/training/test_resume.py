@@ -1,0 +1,212 @@
+"""A run stopped at any point and started again ends bit for bit where one never stopped does."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import STEPS, same, tiny_recipe, tiny_trainer
+
+from locbench.paths import PACKAGE
+from locbench.recipes import Recipe
+from locbench.training import checkpoints, loop
+from locbench.training.checkpoints import load_checkpoint
+from locbench.training.engine import Engine
+from locbench.training.guard import FiniteGuard
+from locbench.training.loop import Trainer
+
+HERE = Path(__file__).parent
+
+
+class Killed(BaseException):
+    """Stops a run as Ctrl-C or a failing machine does; no one handles it."""
+
+
+@pytest.fixture(autouse=True)
+def save_at_every_reading(monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+
+
+def quiet(done: int, total: int, figures: dict[str, float]) -> None:
+    pass
+
+
+def result(trainer: Trainer) -> dict:
+    """All that a run leaves, but for how long it took."""
+    return {key: value for key, value in trainer.state().items() if key != "elapsed"}
+
+
+@cache
+def unbroken(rule: str, recipe: Recipe | None = None, network: str = "resnet50") -> dict:
+    """The result of a run that saves once, at its end."""
+    path = Path(os.environ["LOCBENCH_RUNS"]) / "unbroken" / "checkpoint.pt"
+    trainer = tiny_trainer(rule, recipe, network)
+    trainer.fit(path, quiet)
+    path.unlink()
+    return result(trainer)
+
+
+def resumed(path: Path, rule: str, **more) -> dict:
+    torch.rand(7)  # a process has drawn other numbers before
+    trainer = tiny_trainer(rule, **more)
+    trainer.fit(path, quiet)
+    return result(trainer)
+
+
+def at(kill_at: int) -> Callable:
+    def progress(done: int, total: int, figures: dict[str, float]) -> None:
+        if done == kill_at:
+            raise Killed
+
+    return progress
+
+
+def on_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: int, after: bool):
+    """Kill at the number-th call of a function, before or after it has done its work."""
+    function, calls = getattr(owner, name), iter(range(1, 1000))
+
+    def deadly(*arguments, **named):
+        fatal = next(calls) == number
+        if fatal and not after:
+            raise Killed
+        value = function(*arguments, **named)
+        if fatal:
+            raise Killed
+        return value
+
+    monkeypatch.setattr(owner, name, deadly)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kill_at"),
+    [("simclr", 4), ("gim", 6), ("loco", 1), ("loco", 4), ("loco", STEPS)],
+)
+def test_stopped_between_steps(rule, kill_at, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        tiny_trainer(rule).fit(path, at(kill_at))
+    state = load_checkpoint(path)
+    assert (state["step"] if state else 0) == kill_at - 1
+    assert same(resumed(path, rule), unbroken(rule))
+
+
+@pytest.mark.parametrize(
+    ("rule", "owner", "after"),
+    [("simclr", Engine, True), ("gim", FiniteGuard, True)]  # with gradients, with new weights
+    + [("loco", owner, after) for owner in (Engine, FiniteGuard) for after in (False, True)],
+)
+def test_stopped_within_a_step(rule, owner, after, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        on_call(patch, owner, "step", number=6, after=after)
+        with pytest.raises(Killed):
+            tiny_trainer(rule).fit(path, quiet)
+    assert load_checkpoint(path)["step"] == 5
+    assert same(resumed(path, rule), unbroken(rule))
+
+
+def test_stopped_again_and_again(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for kill_at in (2, 5, 5, 9):
+        with pytest.raises(Killed):
+            tiny_trainer("loco").fit(path, at(kill_at))
+    assert same(resumed(path, "loco"), unbroken("loco"))
+
+
+def test_stopped_after_the_last_step(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    tiny_trainer("loco").fit(path, quiet)
+    again = tiny_trainer("loco")
+    again.fit(path, lambda *_: pytest.fail("took a step after the last one"))
+    assert same(result(again), unbroken("loco"))
+    assert again.elapsed > 0
+
+
+@pytest.mark.parametrize("place", ["before", "within", "after"])
+def test_stopped_while_a_checkpoint_is_written(place, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        if place == "within":
+            on_call(patch, os, "fsync", number=4, after=False)
+        else:
+            on_call(patch, checkpoints, "write_atomic", number=4, after=place == "after")
+        with pytest.raises(Killed):
+            tiny_trainer("loco").fit(path, quiet)
+    assert load_checkpoint(path)["step"] == (4 if place == "after" else 3)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert same(resumed(path, "loco"), unbroken("loco"))
+
+
+def test_windows_of_several_steps_are_read_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "WINDOWS", 3)
+    recipe = tiny_recipe(lr=0.2)
+    expected = unbroken.__wrapped__("loco", recipe)
+    assert expected["curves"]["step"] == [3, 6, 9, 10]
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        tiny_trainer("loco", recipe).fit(path, at(9))
+    assert load_checkpoint(path)["step"] == 6
+    assert same(resumed(path, "loco", recipe=recipe), expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "precision"), [("resnet50", "bf16"), ("shufflenet_v2_50", "fp32")]
+)
+def test_other_networks_and_bf16(network, precision, tmp_path):
+    more = {"recipe": tiny_recipe(precision), "network": network}
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        tiny_trainer("loco", **more).fit(path, at(5))
+    assert same(resumed(path, "loco", **more), unbroken.__wrapped__("loco", **more))
+
+
+def test_the_result_holds_what_it_should_and_depends_on_seed_and_rule():
+    final = unbroken("loco")
+    assert final["step"] == STEPS
+    assert final["curves"]["step"] == list(range(1, STEPS + 1))
+    assert any(key.endswith("running_var") for key in final["network"])
+    assert any(key.endswith("running_var") for key in final["objectives"])
+    momenta = [entry["momentum_buffer"] for entry in final["optimizer"]["state"].values()]
+    assert len(momenta) == len(tiny_trainer("loco").engine.parameters())
+    for other in (tiny_trainer("loco", seed=4), tiny_trainer("gim")):
+        other.train_step()
+        assert not same(other.network.state_dict(), final["network"])
+
+
+def victim(path: Path, rule: str, mode: str) -> subprocess.Popen:
+    folders = [str(PACKAGE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "victim.py"), str(path), rule, mode],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_from_outside(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with victim(path, "loco", "slow") as process:
+        for line in process.stdout:
+            if int(line) >= 5:
+                process.kill()  # it goes on meanwhile: wherever it is by then
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert 4 <= load_checkpoint(path)["step"] < STEPS
+    assert same(resumed(path, "loco"), unbroken("loco"))
+
+
+def test_killed_from_outside_while_a_checkpoint_is_written(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with victim(path, "gim", "write") as process:
+        steps = [int(line) for line in process.stdout]
+    assert process.returncode == -signal.SIGKILL
+    assert steps == [1, 2, 3, 4, 5]
+    assert load_checkpoint(path)["step"] == 4
+    assert len(list(tmp_path.iterdir())) == 2  # and half of the fifth
+    assert same(resumed(path, "gim"), unbroken("gim"))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -1,0 +1,43 @@
+"""A run to be killed: python victim.py CHECKPOINT RULE slow | write.
+
+`slow` prints every step and from the eighth on stays there, for the test to kill it whenever it
+likes; `write` is killed in the middle of writing its fifth checkpoint.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tiny import tiny_trainer
+
+from locbench.training import loop
+
+
+def die_while_writing(count: int) -> None:
+    """Kill this process when it has written, but not yet put in place, its count-th file."""
+    fsync = os.fsync
+    left = iter(range(count - 1))
+
+    def deadly(descriptor: int) -> None:
+        if next(left, None) is None:
+            os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    os.fsync = deadly
+
+
+def tell(done: int, total: int, figures: dict[str, float]) -> None:
+    print(done, flush=True)
+    if done >= 8 and sys.argv[3] == "slow":
+        time.sleep(600)
+
+
+torch.set_num_threads(1)
+loop.SAVE_EVERY_S = 0.0
+if sys.argv[3] == "write":
+    die_while_writing(5)
+tiny_trainer(sys.argv[2]).fit(Path(sys.argv[1]), tell)
