@@ -151,7 +151,7 @@ def reproduce(
     plan = make_plan(load_table(resolve_name(table, paper)), options)
     store = _store(runs)
     if dry_run:
-        commands.show_plan(plan, store, fresh, _console())
+        commands.show_plan(plan, store, fresh, format == "json", _console())
         return
     if fresh:
         commands.set_aside(plan.runs(), store)

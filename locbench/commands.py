@@ -53,7 +53,7 @@ def announce(plan: Plan, store: Store) -> None:
         say(_summary(plan, store, guesses))
 
 
-def show_plan(plan: Plan, store: Store, fresh: bool, out: Console) -> None:
+def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console) -> None:
     """Every run still to be done, with time and disk; with `fresh` as if there were no records."""
     waiting = plan.runs() if fresh else to_run(plan.runs(), store)
     known = known_records(store)
@@ -61,15 +61,21 @@ def show_plan(plan: Plan, store: Store, fresh: bool, out: Console) -> None:
     guesses = [estimate(spec, known, build=plan.options.scale != "smoke") for spec in waiting]
     for name in plan.assumed:
         say(f"data set {name} is not here: planned with its published size")
-    out.print(_summary(plan, store, guesses), markup=False)
+    if as_json:
+        planned = zip(waiting, guesses, strict=True)
+        out.print_json(json.dumps([{"run": spec.id, **asdict(guess)} for spec, guess in planned]))
+        return
+    out.print(_summary(plan, None if fresh else store, guesses), markup=False)
     for spec, guess in zip(waiting, guesses, strict=True):
         took = ("~" if guess.rough else "") + duration(guess.seconds)
         out.print(f"  {describe(spec):<48}{took:>10} {size(guess.kept_bytes):>10}", markup=False)
 
 
-def _summary(plan: Plan, store: Store, guesses: list[Estimate]) -> str:
+def _summary(plan: Plan, store: Store | None, guesses: list[Estimate]) -> str:
+    """What is there, what is to be done and what that takes; without a store nothing is there."""
     specs = plan.runs()
-    found = [r.status for spec in specs if (r := store.load(spec.id)) is not None]
+    records = [store.load(spec.id) for spec in specs] if store is not None else []
+    found = [record.status for record in records if record is not None]
     rest = [f"{found.count(s)} {s}" for s in ("diverged", "failed", "running") if s in found]
     counts = ", ".join([f"{found.count('done')} done", *rest, f"{len(guesses)} to go"])
     where = f"{plan.table.name} at scale {plan.options.scale}"
@@ -234,13 +240,14 @@ def audit_report(
     if as_json:
         console.print_json(json.dumps({**asdict(result), "holds": result.holds}))
         return result.holds
+    from rich import box
     from rich.table import Table
 
     stages = len(result.units[0].gradients)
     shown = Table(
         "unit", "auxiliary network", *(f"stage {k + 1}" for k in range(stages)), "holds",
         title=f"{rule} on {network}: largest gradient of each unit's loss, by plain autograd",
-        title_justify="left",
+        title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
     )  # fmt: skip
     for unit in result.units:
         cells = [f"{g:.2e}" if g else "0" for g in unit.gradients]

@@ -16,7 +16,7 @@ from locbench.cost.operations import multiply_adds, parameters
 from locbench.errors import RunFailed, UserError
 from locbench.networks.base import Network
 from locbench.probe import LinearProbe, calibrate, pixel_baseline
-from locbench.records import Record, Store, environment, timestamp
+from locbench.records import Record, Store, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.runs import RunSpec
 from locbench.training.checkpoints import load_encoder, save_encoder
@@ -156,7 +156,10 @@ def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.devic
         trainer.fit(folder / CHECKPOINT, _noting(spec, shop, record, note))
     finally:
         note({})
-    save_encoder(folder / ENCODER, trainer.network.encoder_state_dict())
+    encoder = trainer.network.encoder_state_dict()
+    if lost := [k for k, v in encoder.items() if not v.isfinite().all()]:
+        raise WeightsDiverged(lost[0], trainer.total)
+    save_encoder(folder / ENCODER, encoder)
     for name, curve in trainer.curves["units"].items():
         for key, values in curve.items():
             record.metrics[f"{key} of {name}"] = {"last": values[-1]}
@@ -165,6 +168,17 @@ def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.devic
     record.cost["images_per_s"] = round(images / trainer.elapsed, 1)
     record.cost["steps"] = trainer.total
     record.cost["activation_bytes"] = trainer.activation_bytes
+
+
+class WeightsDiverged(Diverged):
+    """A gradient, and with it a weight, was not finite though every loss was."""
+
+    def __init__(self, key: str, step: int) -> None:
+        RunFailed.__init__(
+            self,
+            f"{key} was not finite after step {step}, though every loss was; "
+            f"lower optimizer.lr or lengthen schedule.warmup_epochs",
+        )
 
 
 def _noting(
@@ -239,13 +253,18 @@ def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
     """Linear accuracy at the probed blocks; decoder and precision are those of the pretraining."""
     network = encoder_for(spec, shop, device)
     probe = LinearProbe(network, shop.data(spec), spec.recipe, spec.seed, device)
-    record.curves = {"epoch": [], "top1": []}
+    probe.features = shop.features.get(_encoder_key(spec))
 
     def note(figures: dict[str, float]) -> None:
-        record.curves["epoch"].append(len(record.curves["epoch"]) + 1)
-        record.curves["top1"].append(figures["top1"])
+        record.curves = {
+            "epoch": list(range(1, len(probe.history) + 1)),
+            "top1": [scores[-1][0] for scores in probe.history],
+        }
 
-    scores = probe.fit(_noting(spec, shop, record, note))
+    checkpoint = shop.store.folder(spec.id) / CHECKPOINT
+    scores = probe.fit(_noting(spec, shop, record, note), checkpoint)
+    note({})
+    shop.features = {_encoder_key(spec): probe.features}  # of one encoder: they can be large
     record.metrics = {
         "top1": {"last": scores[-1].last, "best": scores[-1].best},
         "top5": {"last": scores[-1].top5},
@@ -265,6 +284,13 @@ def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
         parent = shop.store.load(spec.parent.id)
         record.tags["decoder"] = parent.units[-1]["auxiliary"]
         record.tags["pretrain_precision"] = parent.tags["precision"]
+
+
+def _encoder_key(spec: RunSpec) -> str:
+    """What decides a probe's frozen features: all of its identity but how they are trained on."""
+    probe = spec.identity["probe"]
+    asked = {key: probe[key] for key in ("blocks", "augment")}
+    return identity_hash({**spec.identity, "probe": asked})
 
 
 def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:

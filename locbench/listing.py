@@ -68,8 +68,9 @@ def _runs(store: Store) -> Listing:
             rows.append([id, "broken", "", "", str(error)])
             continue
         if record is not None:
-            rows.append([id, record.status, record.scale, record.created, record.error or ""])
-    return f"Runs in {store.root}", ["run", "status", "scale", "started", "error"], rows
+            started = record.created[:16].replace("T", " ")
+            rows.append([id, record.status, record.scale, started, record.error or ""])
+    return f"Runs in {store.root}", ["run", "status", "scale", "started (UTC)", "error"], rows
 
 
 def _registered(kind: str, entries: registry.Registry) -> Listing:
@@ -106,7 +107,7 @@ def print_listing(found: Listing, console: Console) -> None:
     shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False)
     for k, name in enumerate(columns):
         numeric = all(isinstance(row[k], int) for row in rows)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(name, justify="right" if numeric else "left", no_wrap=k == 0)
     for row in rows:
         shown.add_row(*(Text(str(value)) for value in row))
     console.print(shown)

@@ -111,6 +111,18 @@ def calibrate(network: Network, split: Images, recipe: Recipe, device: torch.dev
     network.eval()
 
 
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """Features of un-augmented images, [N, C] per probed block, and targets [N], of both splits.
+
+    `train` is None where training draws new crops. Two probes of one encoder at the same blocks
+    may share them: set `LinearProbe.features` before `fit`.
+    """
+
+    train: tuple[list[Tensor], Tensor] | None
+    test: tuple[list[Tensor], Tensor]
+
+
 class LinearProbe:
     """Trains one linear classifier per probed block, all at once, on a frozen encoder.
 
@@ -145,6 +157,7 @@ class LinearProbe:
             recipe.augmentation, recipe.data.resolution, channels_last=True
         )
         self.history: list[list[tuple[float, float]]] = []  # [epoch][block] -> top-1, top-5
+        self.features: FrozenFeatures | None = None
 
     def _centre_features(self, split: Images) -> tuple[list[Tensor], Tensor]:
         """Features of every un-augmented image, per probed block, and the targets."""
@@ -235,8 +248,11 @@ class LinearProbe:
         if checkpoint is not None:
             self.resume(checkpoint)
         epochs = self.recipe.probe.epochs
-        cached = None if self.recipe.probe.augment else self._centre_features(self.data.train)
-        test, targets = self._centre_features(self.data.test)
+        if self.features is None:
+            augment, data = self.recipe.probe.augment, self.data
+            train = None if augment else self._centre_features(data.train)
+            self.features = FrozenFeatures(train, self._centre_features(data.test))
+        cached, (test, targets) = self.features.train, self.features.test
         saved = time.monotonic()
         for epoch in range(len(self.history), epochs):
             self._train_epoch(epoch, cached)

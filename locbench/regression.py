@@ -105,23 +105,15 @@ def _number(value: float | None) -> str:
 
 
 def _print_findings(findings: list[checks.Finding], out: Console) -> None:
-    """What is not simply as it was, then how much was compared."""
-    from rich import box
-    from rich.table import Table
+    """A line for what is not simply as it was, then how much was compared."""
     from rich.text import Text
 
-    shown = Table("run", "number", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for head in ("reference", "fresh"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    shown.add_column("")
     for f in findings:
         if f.ok and not f.note:
             continue
-        values = [_number(v) for v in (f.reference, f.fresh)]
-        mark = Text("ok" if f.ok else "moved", style="green" if f.ok else "red")
-        shown.add_row(f.run, f.number, *values, Text.assemble(mark, " ", f.note))
-    if shown.row_count:
-        out.print(shown)
+        what = f"{f.number} {_moved(f)}" + (f" ({f.note})" if f.note and f.reference else "")
+        mark = Text("ok   " if f.ok else "moved", style="green" if f.ok else "red")
+        out.print(Text.assemble(mark, f"  {f.run}: {what}"), soft_wrap=True)
     compared = [f for f in findings if f.reference is not None]
     runs, bad = len({f.run for f in compared}), sum(not f.ok for f in findings)
     out.print(f"{len(compared)} numbers of {runs} runs compared with results/, {bad} moved")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from locbench.data import ImageData, load_data
 from locbench.data import Progress as DataProgress
@@ -28,6 +29,7 @@ class Workshop:
     data_root: Path | None = None
     progress: Callable[[RunSpec], Progress] = _silent
     preparing: DataProgress | None = None
+    features: dict[str, Any] = field(default_factory=dict)  # of the encoder probed last
     _data: dict[tuple[str, int], ImageData] = field(default_factory=dict)
 
     def data(self, spec: RunSpec) -> ImageData:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 # Read by torch when it is first imported, here and in child processes. The tests' tensors are
-# tiny: more threads than this only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# tiny: a second thread only waits for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -149,12 +149,16 @@ def test_what_will_be_run_is_announced_on_stderr_and_nothing_if_all_is_there(sto
 def test_a_dry_run_lists_every_run_with_time_and_disk(store, capsys):
     plan = make_plan(load_table("loco/table1"), Options())
     fill(plan.runs(), store)
-    commands.show_plan(plan, store, True, terminal())
+    commands.show_plan(plan, store, True, False, terminal())
     out = capsys.readouterr().out
     assert "23 to go: about 23 min (from runs on cpu), 2.6 MB to keep" in " ".join(out.split())
     assert sum(x.startswith("  ") for x in out.splitlines()) == 23
     assert "  pretrain loco shufflenet_v2_50                        60 s     380 kB" in out
     assert max(map(len, out.splitlines())) <= WIDTH
+    commands.show_plan(plan, store, True, True, terminal())
+    found = json.loads(capsys.readouterr().out)
+    assert [run["run"] for run in found] == [spec.id for spec in plan.runs()]
+    assert {run["seconds"] for run in found} == {60.0} and not any(run["rough"] for run in found)
 
 
 # --- specs of single runs --------------------------------------------------------------------

@@ -94,11 +94,10 @@ def test_every_shipped_recipe_resolves_at_every_scale_and_profile(name, scale):
 
 def test_reduced_scales_are_cheap_and_need_no_download_at_smoke():
     small, smoke = load_recipe(IMAGENET, "small"), load_recipe(IMAGENET, "smoke")
-    assert (small.data.name, small.data.resolution) == ("imagenette", 64)
-    assert (smoke.data.name, smoke.data.resolution) == ("shapes", 32)
-    assert smoke.network == recipes.Network(width=0.25, blocks=1, stem="small")
-    assert small.network.width == 0.25
+    assert small.data.name == "imagenette" and smoke.data.name == "shapes"
+    assert smoke.network.blocks == 1 and smoke.network.stem == "small"
     for recipe in (small, smoke):
+        assert recipe.data.resolution <= 64 and recipe.network.width <= 0.25
         assert not recipe.probe.augment
         assert recipe.schedule.epochs <= 80 and recipe.training.batch <= 256
         assert recipe.optimizer.weight_decay == 1e-6
@@ -195,7 +194,7 @@ def test_a_cell_chooses_the_probe_profile(write):
     assert load_recipe("base", "smoke", cell=cell).probe.milestones == (60, 80)
     both = load_recipe("base", "smoke", {"probe.profile": "loco"}, cell)
     assert both.probe.profile == "loco" and both.probe.momentum == 0.1
-    write("plain", '[probe.profiles.moco]\nmomentum = 0.9\n')
+    write("plain", "[probe.profiles.moco]\nmomentum = 0.9\n")
     assert load_recipe("plain", cell=cell).probe.momentum == 0.9
     assert "did you mean 'moco'" in error("plain", cell={"probe.profile": "mocco"})
 

@@ -113,6 +113,20 @@ def test_one_broken_record_is_named_when_all_are_read(store):
         store.all()
 
 
+def test_a_record_of_another_schema_is_not_called_broken(store):
+    whole = json.loads(make("run").to_json())
+    for schema in (0, 2):
+        line = broken(store, json.dumps({**whole, "schema": schema}).encode())
+        assert f"written by another locbench (schema {schema}; this one reads 1)" in line
+
+
+def test_looking_around_passes_over_what_is_broken(store):
+    store.save(make("a"))
+    broken(store, b"{", id="b")
+    store.save(make("c"))
+    assert [record.id for record in store.readable()] == ["a", "c"]
+
+
 # --- saving ----------------------------------------------------------------------------------
 
 
@@ -159,6 +173,51 @@ def test_a_full_disk_leaves_the_old_record_whole(store, monkeypatch):
         store.save(make())
     assert store.path(make().id).read_bytes() == before
     assert store.load(make().id).status == "running"
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_beforehand(store, tmp_path):
+    store.prepare()
+    assert list(store.root.iterdir()) == []
+    blocked = tmp_path / "file"
+    blocked.write_text("here")
+    for root in (blocked, blocked / "runs"):
+        with pytest.raises(UserError, match="LOCBENCH_RUNS") as caught:
+            Store(root).prepare()
+        assert str(root) in str(caught.value) and caught.value.exit_code == 2
+        assert Store(root).load("x") is None and Store(root).ids() == []
+
+
+def test_a_run_set_aside_is_whole_and_no_run_of_the_store(store):
+    store.set_aside("nothing")
+    assert not store.root.exists()
+    for seed in (1, 2, 3):
+        store.save(make("run", seed=seed))
+        (store.folder("run") / "encoder").write_text(str(seed))
+        store.set_aside("run")
+        assert store.load("run") is None and store.all() == [] and store.ids() == []
+    kept = sorted((store.root / records.ASIDE).iterdir())
+    assert [(path / "encoder").read_text() for path in kept] == ["1", "2", "3"]
+    assert [json.loads((path / "record.json").read_text())["seed"] for path in kept] == [1, 2, 3]
+    with pytest.raises(UserError, match="no runs yet"):
+        store.find("run")
+    store.save(make("other"))
+    (store.root / records.ASIDE).rename(store.root / "away")
+    (store.root / records.ASIDE).write_text("a file in its place")
+    with pytest.raises(UserError, match="cannot be moved"):
+        store.set_aside("other")
+
+
+def test_only_done_is_finished_and_diverged_is_told(store):
+    assert store.finished("run") is None
+    for status in ("running", "failed"):
+        store.save(make("run", status=status))
+        assert store.finished("run") is None
+    store.save(make("run", status="done"))
+    assert store.finished("run") == make("run", status="done")
+    store.discard("run")
+    store.save(make("run", status="diverged", error="at step 3"))
+    with pytest.raises(RunFailed, match=r"run diverged \(at step 3\); --fresh runs it again"):
+        store.finished("run")
 
 
 # --- finding ---------------------------------------------------------------------------------

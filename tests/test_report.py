@@ -300,6 +300,44 @@ def test_scales_are_a_column_where_they_differ():
     assert "scale" not in [column.head for column in shown_columns(table1())]
 
 
+def test_without_published_numbers_there_are_no_columns_for_them():
+    lines = [line({"method": m}, None, 5.0, 1, verdict="", baseline=True) for m in ("a", "b")]
+    report = Report("t", "t", pd.DataFrame(lines), ("method",))
+    heads = [column.head for column in shown_columns(report)]
+    assert heads == ["method", "measured [%] ± sd (n)"]
+    assert shown_columns(report)[1].cells == ["5.0 (1)", "5.0 (1)"]
+
+
+def test_a_unit_that_all_cells_share_stands_in_the_head():
+    lines = [line({"method": "a"}, 1.0, column=column) for column in ("CIFAR-10", "SVHN")]
+    shown = shown_columns(Report("t", "t", pd.DataFrame(lines), ("method",)))
+    assert shown[1].cells == ["CIFAR-10", "SVHN"] and shown[2].head == "measured [%] ± sd (n)"
+    shown = shown_columns(coco())
+    assert shown[3].cells[-1] == "memory [GB]" and shown[4].head == "measured ± sd (n)"
+
+
+def test_heads_are_short_only_where_a_terminal_is_narrow():
+    wide = render(table1(), console=Console(width=160, file=io.StringIO()))
+    assert "published" in wide and "difference" in wide and "diff." not in wide
+    narrow = render(table1(), console=Console(width=80, file=io.StringIO()))
+    assert "published" not in narrow and "paper" in narrow and "diff." in narrow
+
+
+def test_room_is_taken_where_it_costs_the_fewest_lines():
+    """One long text gives way before a column of long texts does."""
+    texts = ["one two three four five", *["ten letters"] * 4]
+    lines = [line({"a": text, "b": "x" * 8 + " " + "y" * 8}, 1.0) for text in texts]
+    report = Report("t", "t", pd.DataFrame(lines), ("a", "b"))
+    body = cells_of(render(report, console=Console(width=62, file=io.StringIO())))
+    assert len(body) == len(texts) + 2, "only the first text takes three lines"
+
+
+def test_a_quiet_report_does_not_repeat_what_the_scale_means():
+    for format in ("rich", "md", "latex"):
+        text = render(replace(table1("smoke"), quiet=True), format)
+        assert "Scale smoke" not in text and "SimCLR's own paper" in text
+
+
 # --- for programs ----------------------------------------------------------------------------
 
 

@@ -23,18 +23,18 @@ class ShapesSettings:
     train: int = 10_000
     test: int = 4_000
     seed: int = 0
-    background: float = 0.95
-    surface: float = 0.95
-    outline: float = 0.5
-    number: float = 0.5
+    background: float = 0.98
+    surface: float = 0.98
+    outline: float = 0.6
+    number: float = 0.6
     hue: float = 0.4
     layout: float = 0.4
     radius: tuple[float, float] = (0.24, 0.42)
     period: tuple[float, float] = (0.18, 0.26)
     surface_period: tuple[float, float] = (0.14, 0.22)
     duty: tuple[float, float] = (0.35, 0.65)
-    contrast: tuple[float, float] = (0.4, 0.9)
-    shade: float = 0.15
+    contrast: tuple[float, float] = (0.5, 0.95)
+    shade: float = 0.1
     noise: float = 0.02
 
 

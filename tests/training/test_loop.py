@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import BATCH, SIDE, STEPS, tiny_data, tiny_recipe, tiny_trainer
+from tiny import BATCH, IMAGES, SIDE, STEPS, tiny_data, tiny_recipe, tiny_trainer
 from torch import nn
 
 from locbench.cost.activations import SavedBytes
@@ -11,6 +11,7 @@ from locbench.recipes import Schedule, Training
 from locbench.registry import NETWORKS, RULES
 from locbench.training import loop
 from locbench.training.loop import Trainer, unit_name
+from locbench.training.seeds import stream
 
 LAST = torch.channels_last
 
@@ -125,6 +126,25 @@ def test_views_depend_on_the_step_and_the_seed_alone():
     assert not torch.equal(first, tiny_trainer("loco", seed=4).batch().images)
     trainer.step = 1
     assert not torch.equal(first, trainer.batch().images)
+
+
+def test_steps_take_the_images_as_they_come():
+    asked: list[torch.Tensor] = []
+    trainer = tiny_trainer("loco")
+    split = trainer.data.train
+
+    class Asked:
+        def __len__(self) -> int:
+            return len(split)
+
+        def batch(self, indices: torch.Tensor) -> torch.Tensor:
+            asked.append(indices)
+            return split.batch(indices)
+
+    object.__setattr__(trainer.data, "train", Asked())
+    for trainer.step in range(STEPS):
+        trainer.batch()
+    assert torch.equal(torch.cat(asked), stream(trainer.seed, IMAGES, 0, STEPS * BATCH))
 
 
 def test_units_are_named_by_their_stages():
