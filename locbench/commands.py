@@ -14,6 +14,7 @@ from locbench.console import describe, outcome, say, terminal, watching
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
 from locbench.estimate import Estimate, duration, estimate, known_records, size, total
+from locbench.margins import margin_lines, margins
 from locbench.recipes import Network, Recipe, load_recipe, recipe_from_dict, with_overrides
 from locbench.records import FINAL, Record, Store
 from locbench.registry import NETWORKS
@@ -108,7 +109,8 @@ def render(plan: Plan, store: Store, format: str) -> str:
     parts = [replace(whole, frame=cells[~beside])] if not beside.all() else []
     if beside.any():
         name, title = f"{table.name}/beside", "Baselines and our own columns"
-        rest = Report(name, title, cells[beside], _labels(table, cells[beside]), quiet=bool(parts))
+        labels, notes = _labels(table, cells[beside]), margin_lines(margins(plan, store))
+        rest = Report(name, title, cells[beside], labels, footnotes=notes, quiet=bool(parts))
         parts.append(rest)
     return "\n".join(render_report(part, format, console) for part in parts)
 

@@ -14,6 +14,7 @@ import pytest
 # Read by torch when it is first imported, here and in child processes. The tests' tensors are
 # tiny: a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session", autouse=True)

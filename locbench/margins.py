@@ -1,0 +1,95 @@
+"""How far each method is above the baselines: the least that a table must show to mean anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from locbench.records import Record, Store
+from locbench.reproduce import Plan
+
+
+@dataclass(frozen=True)
+class Margin:
+    """A method's mean accuracy over networks minus the baseline's on the same, in points.
+
+    `error` is the standard error that comes from the finite number of test images: binomial, as if
+    method and baseline had been tested on different images, which overstates it. It says nothing
+    of how seeds differ.
+    """
+
+    method: str
+    baseline: str
+    networks: int
+    points: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.points:+.1f} ± {self.error:.1f}"
+
+
+def _variance(record: Record) -> float:
+    """Variance of a measured accuracy, in points squared."""
+    share = record.metrics["top1"]["last"] / 100
+    return 1e4 * share * (1 - share) / record.data["test_images"]
+
+
+def _margin(method: str, baseline: str, pairs: list[tuple[Record, Record]]) -> Margin:
+    differences = [a.metrics["top1"]["last"] - b.metrics["top1"]["last"] for a, b in pairs]
+    # A baseline that several networks share (pixels) is one measurement: its errors do not average.
+    weights: dict[str, float] = {}
+    records = {r.id: r for pair in pairs for r in pair}
+    for pair in pairs:
+        for record in pair:
+            weights[record.id] = weights.get(record.id, 0) + 1 / len(pairs)
+    variance = sum(weight**2 * _variance(records[id]) for id, weight in weights.items())
+    networks = len({a.network["name"] for a, _ in pairs})
+    return Margin(method, baseline, networks, fmean(differences), math.sqrt(variance))
+
+
+def margins(plan: Plan, store: Store) -> list[Margin]:
+    """Every probed method against untrained weights and pixels, on the table's own probe."""
+    probes: dict[str, list[Record]] = {}
+    baselines: dict[tuple[str, str | None, int | None, str | None], Record] = {}
+    for planned in plan.cells:
+        for spec in planned.specs:
+            record = store.finished(spec.id)
+            if record is None or spec.kind not in ("probe", "pixels"):
+                continue
+            if spec.kind == "pixels":
+                baselines["pixels", None, None, None] = record
+            elif planned.baseline:
+                key = ("untrained", spec.network, spec.seed, spec.recipe.probe.profile)
+                baselines[key] = record
+            elif planned.cell.published is not None:
+                method = str(planned.cell.row.labels.get("method", spec.rule))
+                probes.setdefault(method, []).append(record)
+    found = []
+    for name in ("untrained", "pixels"):
+        for method, records in probes.items():
+            pairs = [(r, b) for r in records if (b := _baseline(name, r, baselines)) is not None]
+            if pairs:
+                found.append(_margin(method, name, pairs))
+    return found
+
+
+def _baseline(name: str, record: Record, baselines: dict) -> Record | None:
+    if name == "pixels":
+        return baselines.get(("pixels", None, None, None))
+    return baselines.get((name, record.network["name"], record.seed, record.tags["probe"]))
+
+
+def margin_lines(found: Iterable[Margin]) -> list[str]:
+    """One line a baseline, for people."""
+    lines = []
+    found = list(found)
+    for name in dict.fromkeys(margin.baseline for margin in found):
+        of = [margin for margin in found if margin.baseline == name]
+        networks = {margin.networks for margin in of}
+        mean = f", mean over {networks.pop()} networks" if networks != {1} else ""
+        lines.append(
+            f"Above {name}{mean}, ± standard error of the test sample: {', '.join(map(str, of))}"
+        )
+    return lines
