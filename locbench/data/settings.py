@@ -20,7 +20,7 @@ class ShapesSettings:
     64, one seed), 20 % with untrained weights; logistic regression on pixels reaches 12 %.
     """
 
-    train: int = 10_000
+    train: int = 8_000
     test: int = 4_000
     seed: int = 0
     background: float = 0.98

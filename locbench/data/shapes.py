@@ -1,6 +1,6 @@
 """Shapes: the built-in classification set, made from scenes and kept in the cache.
 
-10 classes, balanced, 10,000 training and 4,000 test images. A class is a tendency, never a
+10 classes, balanced, 8,000 training and 4,000 test images. A class is a tendency, never a
 certainty: what kind of texture the background has and what kind the objects have (each shared by
 two classes, so it takes both), and more weakly the objects' outline, number, hue and layout.
 Colour, contrast, polarity, orientation, scale, light and noise vary freely, so that neither pixels

@@ -52,9 +52,9 @@ def equal(one: Scenes, two: Scenes) -> bool:
 
 def test_load() -> None:
     data = load_data("shapes", 8)
-    assert (len(data.train), len(data.test)) == (10_000, 4_000)
+    assert (len(data.train), len(data.test)) == (8_000, 4_000)
     assert data.classes == CLASSES and not data.streaming
-    assert torch.bincount(data.train.targets).tolist() == [1000] * 10
+    assert torch.bincount(data.train.targets).tolist() == [800] * 10
     assert torch.bincount(data.test.targets).tolist() == [400] * 10
     found = fingerprint("shapes", 8)
     assert found == {
@@ -62,7 +62,7 @@ def test_load() -> None:
         "version": DATASETS.entry("shapes").version,
         "checksum": data.checksum,
         "classes": 10,
-        "train": 10_000,
+        "train": 8_000,
         "test": 4_000,
     }
     assert fingerprint("shapes", 16)["checksum"] != data.checksum
