@@ -151,7 +151,7 @@ def check(
             note = f"no table asks for this run any more; {ACCEPT}"
             findings.append(Finding(name, "status", None, None, False, note))
         elif id not in fresh:
-            note = "was not run; leave out --no-run"
+            note = "has no finished record: it failed, what it needs did, or --no-run left it out"
             findings.append(Finding(name, "status", None, None, False, note))
         else:
             findings += compare(reference, fresh[id], tolerances)

@@ -41,7 +41,7 @@ STOPPED = 130  # what a shell reports of a program that Ctrl-C ended
 
 
 def main() -> None:
-    """Entry point: one line for what a user can cause, and the exit codes of the design."""
+    """Entry point: one line for what a user can cause, and exit codes 0 to 3."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
@@ -190,7 +190,7 @@ def pretrain(
 @app.command()
 def probe(
     run: Annotated[str, typer.Argument(help="A run's id or its beginning, or an encoder file.")],
-    profile: Annotated[str | None, typer.Option(help="loco or moco (facts of sec. 5.1).")] = None,
+    profile: Annotated[str | None, typer.Option(help="loco (the paper's) or moco.")] = None,
     blocks: Annotated[str | None, typer.Option(help="last or all.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="For an encoder file: the recipe (default loco/imagenet).")

@@ -34,9 +34,14 @@ ENCODER_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def set_aside(specs: list[RunSpec], store: Store) -> None:
-    """Move these runs to RUNS/set-aside: they are run afresh, and nothing measured is lost."""
-    for spec in specs:
-        store.set_aside(spec.id)
+    """Move these runs to RUNS/set-aside: they are run afresh, and nothing measured is lost.
+
+    What was measured on a pretraining goes with it: its encoder will be another one.
+    """
+    moved = {spec.id for spec in specs}
+    followers = {record.id for record in store.readable() if record.parent in moved}
+    for id in sorted(moved | followers):
+        store.set_aside(id)
 
 
 def to_run(specs: list[RunSpec], store: Store) -> list[RunSpec]:

@@ -120,7 +120,7 @@ def check_gpus() -> Check:
         detail = ", ".join(f"{card.name} {_gib(card.total_memory)}" for card in cards)
         return Check("gpu", "ok", detail)
     if torch.backends.mps.is_available():
-        return Check("gpu", "ok", "Apple GPU (mps)")
+        return Check("gpu", "ok", "Apple GPU (mps), not used: runs use the processor")
     return Check("gpu", "ok", "none: runs use the processor")
 
 

@@ -55,7 +55,10 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
         except Diverged as error:
             record.status, record.error = "diverged", str(error)
             raise
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                record.status, record.error = "failed", _one_line(error)
+                raise
             record.status, record.error = "failed", "out of memory"
             raise RunFailed(
                 f"{spec.id}: {shop.device} is out of memory; set a smaller training.batch or "
@@ -69,6 +72,11 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
             shop.store.save(record)
         (shop.store.folder(spec.id) / CHECKPOINT).unlink(missing_ok=True)
     return record
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """A GPU's has a class of its own; the CPU allocator's is known by its words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _one_line(error: Exception) -> str:

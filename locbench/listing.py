@@ -38,7 +38,7 @@ def _filled(table: Table, scale: str, store: Store) -> int:
     if not any(can_run(cell) for cell in table.cells()):
         return 0
     places = {place(id) for id in reference_store().ids()}
-    have = set(store.ids())
+    have = {record.id for record in store.readable() if record.status == "done"}
     try:
         plan = make_plan(table, Options(scale))
     except UserError:  # data of this scale is not here, so nothing can be told

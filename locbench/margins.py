@@ -9,6 +9,7 @@ from statistics import fmean
 
 from locbench.records import Record, Store
 from locbench.reproduce import Plan
+from locbench.runs import PIXELS, UNTRAINED, RunSpec
 
 
 @dataclass(frozen=True)
@@ -51,34 +52,32 @@ def _margin(method: str, baseline: str, pairs: list[tuple[Record, Record]]) -> M
 
 def margins(plan: Plan, store: Store) -> list[Margin]:
     """Every probed method against untrained weights and pixels, on the table's own probe."""
-    probes: dict[str, list[Record]] = {}
-    baselines: dict[tuple[str, str | None, int | None, str | None], Record] = {}
+    probes: dict[str, list[tuple[RunSpec, Record]]] = {}
+    baselines: dict[tuple, Record] = {}
     for planned in plan.cells:
         for spec in planned.specs:
-            record = store.finished(spec.id)
-            if record is None or spec.kind not in ("probe", "pixels"):
+            record = store.load(spec.id)
+            if record is None or record.status != "done":
                 continue
-            if spec.kind == "pixels":
-                baselines["pixels", None, None, None] = record
-            elif planned.baseline:
-                key = ("untrained", spec.network, spec.seed, spec.recipe.probe.profile)
-                baselines[key] = record
-            elif planned.cell.published is not None:
+            if planned.baseline:
+                baselines[_place(spec, spec.rule)] = record
+            elif spec.kind == "probe" and planned.cell.published is not None:
                 method = str(planned.cell.row.labels.get("method", spec.rule))
-                probes.setdefault(method, []).append(record)
+                probes.setdefault(method, []).append((spec, record))
     found = []
-    for name in ("untrained", "pixels"):
-        for method, records in probes.items():
-            pairs = [(r, b) for r in records if (b := _baseline(name, r, baselines)) is not None]
+    for name in (UNTRAINED, PIXELS):
+        for method, measured in probes.items():
+            pairs = [(r, b) for s, r in measured if (b := baselines.get(_place(s, name)))]
             if pairs:
                 found.append(_margin(method, name, pairs))
     return found
 
 
-def _baseline(name: str, record: Record, baselines: dict) -> Record | None:
-    if name == "pixels":
-        return baselines.get(("pixels", None, None, None))
-    return baselines.get((name, record.network["name"], record.seed, record.tags["probe"]))
+def _place(spec: RunSpec, baseline: str) -> tuple:
+    """Which measurement of a baseline a probe is compared with; there is one of the pixels."""
+    if baseline == PIXELS:
+        return (PIXELS,)
+    return (baseline, spec.network, spec.seed, spec.recipe.probe.profile)
 
 
 def margin_lines(found: Iterable[Margin]) -> list[str]:

@@ -1,7 +1,7 @@
 """Linear probes: a linear classifier on the frozen features of the last block, or of every block.
 
 Protocol of LoCo sec. 5.1 (profile `loco`: SGD without momentum) and of the MoCo code that it says
-it follows (profile `moco`: momentum 0.9, other milestones); facts B.5. The encoder stays in eval
+it follows (profile `moco`: momentum 0.9, other milestones). The encoder stays in eval
 mode and is never changed: no gradient, no batch-norm statistics. It runs in fp32, whatever the
 precision of the pretraining was, so that a probe means the same on every device.
 """

@@ -49,7 +49,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """SimCLR's two random views (facts B.4): probabilities, strengths, and the normalisation.
+    """SimCLR's two random views: probabilities, strengths, and the normalisation.
 
     `area` and `aspect` are the ranges of the random crop, `sigma` the blur's in pixels, `kernel`
     its size as a share of the image's side; `mean` and `std` are of images in [0, 1].
@@ -110,7 +110,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Probe:
-    """The linear probe (facts B.5): SGD on frozen features, lr / 10 at every milestone (epochs)."""
+    """The linear probe: SGD on frozen features, lr / 10 at every milestone (epochs)."""
 
     profile: str = "loco"
     epochs: Count = 100

@@ -152,8 +152,9 @@ class _Planner:
             if value != plain[section].get(key)
         ]
         wanted = PUBLISHED_DATA.get(data["name"], {})
-        if any(data[key] != value for key, value in wanted.items()):
-            found.append(f"{data['train']:,} training images, not {wanted['train']:,}")
+        for key, value in wanted.items():
+            if data[key] != value:
+                found.append(f"data {key} {data[key]:,}, not {value:,}")
         return found
 
 
@@ -198,8 +199,8 @@ def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
     for planned in cells:
         if not planned.specs or planned.cell.fill["evaluation"] != "probe":
             continue
-        for rule in (UNTRAINED, "pixels"):
-            if rule == "pixels" and not _pixels_fit(planned.specs[0]):
+        for rule in (UNTRAINED, runs.PIXELS):
+            if rule == runs.PIXELS and not _pixels_fit(planned.specs[0]):
                 continue
             specs = tuple(runs.unique([_baseline_spec(spec, rule) for spec in planned.specs]))
             cell = PlannedCell(_baseline_cell(planned.cell, rule), specs, True)
@@ -213,7 +214,7 @@ def _pixels_fit(spec: RunSpec) -> bool:
 
 
 def _baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
-    if rule == "pixels":
+    if rule == runs.PIXELS:
         return runs.plan_pixels(spec.recipe, spec.fingerprint)
     return runs.plan_probe(spec.recipe, rule, spec.network, spec.seed, spec.fingerprint)
 

@@ -11,6 +11,7 @@ from locbench.records import identity_hash
 from locbench.registry import NETWORKS, RULES
 
 UNTRAINED = "untrained"
+PIXELS = "pixels"
 FIRST_SEED = 1234  # of the runs of a cell; further ones count up
 # As for rules, networks and data sets: these go up when a fix in code changes the results.
 PROBE_VERSION = 1
@@ -120,7 +121,7 @@ def plan_probe(
 
 def plan_pixels(recipe: Recipe, fingerprint: dict[str, Any]) -> RunSpec:
     """Logistic regression on the pixels of the same data: no network, no seed."""
-    return RunSpec("pixels", recipe, "pixels", "", 0, fingerprint)
+    return RunSpec("pixels", recipe, PIXELS, "", 0, fingerprint)
 
 
 def unique(specs: list[RunSpec]) -> list[RunSpec]:

@@ -1,4 +1,4 @@
-"""Measured against published: the verdict on one cell, computed and never typed (design sec. 6).
+"""Measured against published: the verdict on one cell, computed and never typed.
 
 In this order, the first that applies:
 

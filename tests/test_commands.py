@@ -298,3 +298,17 @@ def test_the_console_is_as_wide_as_the_terminal_and_never_below_80(monkeypatch, 
     assert terminal().width == terminal(stderr=True).width == wanted
     assert terminal().file is sys.stdout and terminal(stderr=True).file is sys.stderr
     assert not terminal().is_terminal and terminal().color_system is None
+
+
+def test_what_was_measured_on_a_run_is_set_aside_with_it():
+    store = Store(runs_dir())
+    plan = make_plan(load_table("loco/table1"), Options(rows="gim"))
+    fill(plan.runs(), store)
+    pretraining = next(spec for spec in plan.runs() if spec.kind == "pretrain")
+    probes = {spec.id for spec in plan.runs() if spec.parent and spec.parent.id == pretraining.id}
+    assert len(probes) == 2
+    commands.set_aside([pretraining], store)
+    left = set(store.ids())
+    assert pretraining.id not in left and not probes & left
+    assert left == {s.id for s in plan.runs()} - probes - {pretraining.id} and left
+    assert len(list((runs_dir() / "set-aside").iterdir())) == 3

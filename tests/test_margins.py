@@ -73,3 +73,12 @@ def test_lines_name_baseline_and_networks(tmp_path: Path) -> None:
     assert untrained.startswith("Above untrained, mean over 2 networks")
     assert untrained.endswith("SimCLR +20.0 ± 0.7")
     assert "Above pixels" in pixels
+
+
+def test_a_diverged_probe_is_left_out(tmp_path: Path) -> None:
+    plan, store = make_plan(load_table("loco/table1"), Options()), Store(tmp_path)
+    fill(plan, store)
+    lost = next(s for s in plan.runs() if s.kind == "probe" and s.rule == "gim")
+    record = Record(lost.id, lost.kind, "diverged", lost.scale, lost.seed)
+    store.save(record)
+    assert "GIM" not in {m.method for m in margins(plan, store)}

@@ -33,7 +33,7 @@ def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 def mlp(channels: int, layers: int, dimension: int) -> nn.Sequential:
     """SimCLR's projection head: Linear-BN-ReLU ... Linear-BN, no biases, weights N(0, 0.01).
 
-    The last batch norm has a scale but no shift (facts B.2, from the SimCLR v1 code).
+    The last batch norm has a scale but no shift (from the SimCLR v1 code).
     """
     steps: OrderedDict[str, nn.Module] = OrderedDict()
     for k in range(layers):

@@ -1,7 +1,8 @@
 """Greedy InfoMax as LoCo runs it (sec. 3.2): an InfoNCE loss at the end of every stage.
 
 Units {S1}, {S2}, {S3}, {S4}: no gradient crosses a stage's first block. The decoder is the plain
-one of sec. 5.1 [chosen, facts B.2]; `decoder_blocks = 1` is the "no sharing" row of Table 5.
+one of sec. 5.1 (our choice: the paper does not say which GIM had in Tables 1 to 3); the "no
+sharing" row of Table 5 has `decoder_blocks = 1`.
 """
 
 from __future__ import annotations

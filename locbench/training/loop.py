@@ -28,7 +28,8 @@ from locbench.training.optimizers import (
 )
 from locbench.training.seeds import derive, generator, stream
 
-WINDOWS = 200  # how often the losses are read in a run, at most
+WINDOWS = 200  # how often the losses are read in a run, at least
+LONGEST_WINDOW = 50  # steps between two readings, and between two checkpoints, at most
 SAVE_EVERY_S = 20.0
 # What loading a state raises that lacks a part or has one of another shape.
 MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError)
@@ -84,7 +85,8 @@ class Trainer:
             )
         self.total = count_steps(images, recipe.schedule.epochs, batch)
         self.warmup = count_warmup(images, recipe.schedule.warmup_epochs, batch)
-        self.window = max(1, self.total // WINDOWS)
+        self.window = max(1, min(LONGEST_WINDOW, self.total // WINDOWS))
+        self.arithmetic = f"{self.precision or torch.float32} on {self.device.type}"
         self.step = 0
         self.elapsed = 0.0
         self.activation_bytes = 0
@@ -95,11 +97,15 @@ class Trainer:
         """The rate of the step that comes after `done` steps."""
         return warmup_cosine(done, self.total, self.warmup, self.recipe.optimizer.lr)
 
+    def _indices(self, step: int) -> Tensor:
+        n = self.recipe.training.batch
+        return stream(self.seed, len(self.data.train), step * n, (step + 1) * n)
+
     def batch(self) -> Batch:
         """The coming step's two views, stacked: [2N, 3, R, R]."""
-        n = self.recipe.training.batch
-        indices = stream(self.seed, len(self.data.train), self.step * n, (self.step + 1) * n)
-        images = self.data.train.batch(indices).to(self.device, non_blocking=True)
+        images = self.data.train.batch(self._indices(self.step)).to(self.device, non_blocking=True)
+        if self.data.streaming and self.step + 1 < self.total:
+            self.data.train.prefetch(self._indices(self.step + 1))
         draw = generator(self.seed, "augmentation", self.step)
         return Batch(self.augment.views(images, draw))
 
@@ -144,6 +150,7 @@ class Trainer:
         """All that is needed to go on."""
         return {
             "step": self.step,
+            "arithmetic": self.arithmetic,
             "network": self.network.state_dict(),
             "objectives": self.objectives.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -166,6 +173,12 @@ class Trainer:
         state = load_checkpoint(checkpoint)
         if state is None:
             return
+        made = state.get("arithmetic", self.arithmetic)
+        if made != self.arithmetic:
+            raise UserError(
+                f"{checkpoint} was made with {made}, and this is {self.arithmetic}; "
+                f"go on with that, or move it away to start this run from the beginning"
+            )
         try:
             self.load_state(state)
         except MISFITS as error:
@@ -175,7 +188,7 @@ class Trainer:
             ) from error
 
     def fit(self, checkpoint: Path, progress: Progress) -> None:
-        """Train to the end, from the checkpoint if there is one, saving every few seconds."""
+        """Train to the end, from the checkpoint if there is one, saving every 20 seconds or so."""
         self.resume(checkpoint)
         saved = began = time.monotonic()
         before = self.elapsed

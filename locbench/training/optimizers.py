@@ -60,7 +60,7 @@ def warmup_cosine(step: int, total: int, warmup: int, base: float) -> float:
 
 
 def count_steps(images: int, epochs: float, batch: int) -> int:
-    """Steps of a schedule: images * epochs // batch + 1, as the SimCLR code counts (facts B.3)."""
+    """Steps of a schedule: images * epochs // batch + 1, as the SimCLR code counts."""
     return int(images * epochs) // batch + 1
 
 

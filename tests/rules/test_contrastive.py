@@ -1,4 +1,4 @@
-"""InfoNCE against a double loop, and the decoder of facts B.2."""
+"""InfoNCE against a double loop, and the decoder of LoCo sec. 5.4."""
 
 import math
 

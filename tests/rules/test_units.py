@@ -1,4 +1,4 @@
-"""Which blocks the units of the three rules hold, and what each loss reaches (facts B.1)."""
+"""Which blocks the units of the three rules hold, and what each loss reaches."""
 
 import inspect
 

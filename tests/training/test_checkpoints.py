@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import NETWORK, same, tiny_trainer
+from tiny import NETWORK, same, tiny_recipe, tiny_trainer
 from torch import Tensor
 from torchvision.models import resnet50 as theirs
 
@@ -192,3 +192,12 @@ def test_a_full_encoder_loads_into_torchvision_with_only_the_classifier_missing(
         features: Tensor = ours.eval().encode(images).mean(dim=(2, 3))
         torch.testing.assert_close(other.eval()(images), features)
     assert features.std() > 0
+
+
+def test_a_run_goes_on_in_the_arithmetic_it_began_with(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    began = tiny_trainer("loco", tiny_recipe("fp32"))
+    save_checkpoint(path, began.state())
+    message = one_line(path, lambda path: tiny_trainer("loco", tiny_recipe("bf16")).resume(path))
+    assert "made with torch.float32 on cpu, and this is torch.bfloat16 on cpu" in message
+    tiny_trainer("loco", tiny_recipe("fp32")).resume(path)

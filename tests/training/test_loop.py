@@ -128,6 +128,18 @@ def test_views_depend_on_the_step_and_the_seed_alone():
     assert not torch.equal(first, trainer.batch().images)
 
 
+def test_batch_norms_see_every_batch_once():
+    trainer = tiny_trainer("loco")
+    for _ in range(3):
+        trainer.train_step()
+    modules = [*trainer.network.modules(), *trainer.objectives.modules()]
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    # Of the head's side there are none: all of them lie in blocks and decoders.
+    assert {int(norm.num_batches_tracked) for norm in norms} == {3}
+    assert all(norm.training for norm in norms)
+    assert not any((norm.running_mean == 0).all() for norm in norms)
+
+
 def test_steps_take_the_images_as_they_come():
     asked: list[torch.Tensor] = []
     trainer = tiny_trainer("loco")
