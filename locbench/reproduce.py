@@ -28,6 +28,7 @@ PUBLISHED_DATA = {
     "imagenet": {"classes": 1000, "train": 1_281_167, "test": 50_000},
     "imagenette": {"classes": 10, "train": 9_469, "test": 3_925},
 }
+PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
 # scikit-learn's logistic regression holds all pixels, in double precision, twice.
 PIXELS_BYTES = 2e9
 
@@ -154,7 +155,7 @@ class _Planner:
         wanted = PUBLISHED_DATA.get(data["name"], {})
         for key, value in wanted.items():
             if data[key] != value:
-                found.append(f"data {key} {data[key]:,}, not {value:,}")
+                found.append(f"{PUBLISHED_COUNTS[key]} {data[key]:,}, not {value:,}")
         return found
 
 

@@ -241,7 +241,7 @@ def test_other_images_are_not_comparable(store, imagenet):
     imagenet["train"] = 126_689
     line = paper_line(store, 64.7)
     assert line["verdict"] == "not comparable"
-    assert line["detail"] == "126,689 training images, not 1,281,167"
+    assert line["detail"] == "training images 126,689, not 1,281,167"
 
 
 # --- running ---------------------------------------------------------------------------------
