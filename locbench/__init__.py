@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-# Before torch reads it: OpenMP threads that spin while they wait for each other take the cores from
-# one another where those are busy (2 to 10 times as slow). The user's own setting stays.
+# Before torch reads it: where cores are busy, OpenMP threads that spin while they wait for each
+# other take them from one another, and a step takes many times as long. A user's setting stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"

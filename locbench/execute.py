@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
 from locbench.errors import RunFailed, UserError
+from locbench.locks import alone
 from locbench.networks.base import Network
 from locbench.probe import LinearProbe, calibrate, pixel_baseline
-from locbench.records import Record, Store, environment, identity_hash, timestamp
+from locbench.records import Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.runs import RunSpec
 from locbench.training.checkpoints import load_encoder, save_encoder
@@ -42,7 +40,10 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
         return record
     device = pick_device(shop.device)
     shop.data(spec)  # before there is a record: what is wrong with the data is not the run's fault
-    with _alone(shop.store, spec.id):
+    shop.store.prepare()
+    folder = shop.store.folder(spec.id)
+    folder.mkdir(exist_ok=True)
+    with alone(folder / ".lock", f"at {spec.id}"):
         if (record := shop.store.finished(spec.id)) is not None:
             return record
         record = _start(spec, shop, device)
@@ -70,7 +71,7 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
         finally:
             record.finished = None if record.status == "running" else timestamp()
             shop.store.save(record)
-        (shop.store.folder(spec.id) / CHECKPOINT).unlink(missing_ok=True)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 
@@ -82,23 +83,6 @@ def _out_of_memory(error: RuntimeError) -> bool:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-@contextmanager
-def _alone(store: Store, id: str) -> Iterator[None]:
-    """One process at a time does a run: another one waits, and then finds its record."""
-    store.prepare()
-    store.folder(id).mkdir(exist_ok=True)
-    lock = FileLock(store.folder(id) / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"locbench: another process is at {id}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:

@@ -43,8 +43,7 @@ def check_report(
             "`locbench check --update`"
         )
     if fresh:
-        for spec in specs:
-            store.set_aside(spec.id)
+        commands.set_aside(specs, store)
     if not no_run:
         for plan in plans:
             commands.announce(plan, store)

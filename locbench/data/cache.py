@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from locbench.errors import UserError
+from locbench.locks import alone
 from locbench.paths import cache_dir, write_atomic
 
 ENTRY = "entry.json"
@@ -109,20 +108,6 @@ def _build(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"locbench: another process is making {folder}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def has_entry(key: str) -> bool:
     """Whether an entry of this name is there, whole or broken."""
     return (cache_dir() / "data" / key).exists()
@@ -142,7 +127,7 @@ def cached(key: str, identity: dict[str, Any], build: Callable[[Builder], dict[s
         pass  # said below, by the process that holds the lock
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with alone(folder.with_name(f"{folder.name}.lock"), f"making {folder}"):
             try:
                 entry = read_entry(folder, identity)
             except Broken as error:

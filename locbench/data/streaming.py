@@ -21,7 +21,7 @@ class StreamingSplit:
     so that a batch is one tensor. A random crop is then drawn from this square. Published protocols
     crop the original: there a crop can lie in the margins of an oblong image, its area is a share
     of the whole image, and a small crop holds more detail. JPEGs are shrunk by the decoder (by 2, 4
-    or 8, never below `side`), which is several times as fast and softens them a little.
+    or 8, never below `side`), which saves time and softens them a little.
     """
 
     def __init__(self, files: Files, targets: Tensor, side: int) -> None:

@@ -101,7 +101,7 @@ class StridedDepthwise(nn.Conv2d):
     """A convolution that leaves bf16 for fp32 on a CPU.
 
     There the bf16 backward of a strided depthwise convolution has no fast kernel: it takes 14 to
-    17 times as long as in fp32 (16x16 maps, one AVX512-BF16 core), four fifths of a whole step.
+    17 times as long as in fp32 (16x16 maps, one AVX512-BF16 core), and so most of a whole step.
     """
 
     def forward(self, features: Tensor) -> Tensor:
