@@ -89,6 +89,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
     """A record with status `running`, saved."""
     found, data, recipe = shop.store.load(spec.id), shop.data(spec), spec.recipe
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    threads = torch.get_num_threads()
     record = Record(
         id=spec.id,
         kind=spec.kind,
@@ -111,7 +112,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
             "resolution": recipe.data.resolution,
         },
         tags={"epoch": "last", "precision": "float32", "processes": 1},
-        environment=environment(device=name),
+        environment=environment(device=name, threads=threads),
         created=found.created if found is not None else timestamp(),
     )
     if spec.rule in RULES.names():

@@ -274,8 +274,8 @@ def summarize(values: Sequence[float]) -> tuple[float, float | None, int]:
     return mean, statistics.stdev(values) if n > 1 else None, n
 
 
-def environment(device: str | None = None) -> dict[str, Any]:
-    """Versions, platform, the device's name as given, and the git commit of a checkout.
+def environment(device: str | None = None, threads: int | None = None) -> dict[str, Any]:
+    """Versions, platform, processor, device and threads as given, the git commit of a checkout.
 
     Versions come from the installed packages' metadata, so that torch need not be imported; what
     is not installed is None, and so are commit and dirty flag outside a checkout.
@@ -287,9 +287,20 @@ def environment(device: str | None = None) -> dict[str, Any]:
         **{name: _version(name) for name in ("locbench", "torch", "torchvision")},
         "platform": platform.platform(),
         "device": device,
+        "processor": _processor(),
+        "threads": threads,
         "git_commit": commit,
         "git_dirty": None if changes is None else bool(changes),
     }
+
+
+def _processor() -> str | None:
+    """The processor's model name where Linux tells it, else what the platform calls it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
 
 
 def _version(package: str) -> str | None:

@@ -80,6 +80,7 @@ def test_a_finished_run_leaves_record_and_encoder_and_no_checkpoint(shop, plan):
     ]
     assert record.cost["steps"] == trainer.total and record.cost["activation_bytes"] > 0
     assert record.data["train_images"] == 24 and record.data["test_images"] == 12
+    assert record.environment["threads"] == torch.get_num_threads()
     assert record.environment["device"] == "cpu" and record.identity == plan.identity
 
 

@@ -271,9 +271,10 @@ def test_summaries_use_the_sample_deviation():
 
 
 def test_the_environment_is_plain_json():
-    found = environment("Some GPU")
+    found = environment("Some GPU", threads=3)
     assert json.loads(json.dumps(found)) == found
     assert found["device"] == "Some GPU" and environment()["device"] is None
+    assert found["threads"] == 3 and found["processor"] and "\n" not in found["processor"]
     assert found["python"].startswith("3.") and found["torch"] and found["torchvision"]
     assert (found["git_commit"] is None) == (found["git_dirty"] is None)
 
