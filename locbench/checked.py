@@ -10,9 +10,10 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from locbench.errors import UserError
-from locbench.registry import DATASETS, suggest
+from locbench.registry import DATASETS, NETWORKS, RULES, suggest
 
 Scalar = str | int | float | bool
+FREE = ("rule", "rules")  # sections whose keys a rule knows, and not the recipe
 
 
 @dataclass(frozen=True)
@@ -38,31 +39,91 @@ DataName = Annotated[str, DATASETS]
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a string"}
 
 
-Sections = Mapping[str, type]  # a recipe's sections: dataclasses whose annotations are checked
+# A recipe's sections: dataclasses whose annotations are checked, one for every form that the
+# section can have. The forms are told apart by their `name`, which the first may lack.
+Forms = tuple[type, ...]
+Sections = Mapping[str, Forms]
 
 
 @cache
-def kinds(section: type) -> dict[str, Any]:
-    """The annotated types of a section's keys."""
-    return get_type_hints(section, include_extras=True)
+def _hints(form: type) -> dict[str, Any]:
+    return get_type_hints(form, include_extras=True)
+
+
+@cache
+def form_names(forms: Forms) -> dict[str, type]:
+    """The forms of a section by name; empty where there is one form only."""
+    kinds = {form: _hints(form).get("name") for form in forms} if len(forms) > 1 else {}
+    return {get_args(kind)[0]: form for form, kind in kinds.items() if kind is not None}
+
+
+@cache
+def kinds(forms: Forms) -> dict[str, Any]:
+    """The annotated types of a section's keys, of whatever form."""
+    found: dict[str, Any] = {}
+    for form in reversed(forms):
+        found |= _hints(form)
+    names = form_names(forms)
+    return {**found, "name": Literal[tuple(names)]} if names else found
+
+
+def choose_form(forms: Forms, name: str | None) -> type:
+    """The form of this name, which is one of `form_names`; without a name the first."""
+    return forms[0] if name is None else form_names(forms).get(name, forms[0])
+
+
+def overlay(
+    sections: Sections, section: str, base: Mapping[str, Any], entries: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A section's values with others over them; the name of another form starts it afresh."""
+    names = form_names(sections[section]) if section in sections else {}
+    first = next((n for n, f in names.items() if f is sections[section][0]), None)
+    if names and entries.get("name", base.get("name", first)) != base.get("name", first):
+        return dict(entries)
+    return {**base, **entries}
 
 
 def check_section(sections: Sections, section: str, entries: Any, where: str) -> dict[str, Any]:
     """The entries of one section, converted; UserError for an unknown key or a wrong value.
 
-    `rule` is a section beside `sections`: free keys, scalars only.
+    Beside `sections` there are `rule`, with free keys and scalars only, and `rules`, with such a
+    section for every rule. Without a name a section may have the keys of all its forms.
     """
-    if section not in sections and section != "rule":
+    if section not in sections and section not in FREE:
         raise UserError(f"{where}: unknown section '{section}'{suggest(section, sections)}")
     if not isinstance(entries, Mapping):
         raise UserError(f"{where}: {section} must be a section, [{section}], not a value")
     if section == "rule":
         return {k: scalar(v, f"{where}: rule.{k}") for k, v in entries.items()}
-    known = kinds(sections[section])
+    if section == "rules":
+        return {rule: _check_rule(v, rule, where) for rule, v in entries.items()}
+    forms = sections[section]
+    if (name := entries.get("name")) is not None and name in form_names(forms):
+        forms = (form_names(forms)[name],)
+    known = kinds(forms)
     for key in entries:
         if key not in known:
             raise UserError(f"{where}: unknown key '{section}.{key}'{suggest(key, known)}")
     return {k: checked(v, known[k], f"{where}: {section}.{k}") for k, v in entries.items()}
+
+
+def _check_rule(entries: Any, rule: str, where: str) -> dict[str, Any]:
+    """[rules.NAME]: settings of a registered rule, and below it those for one network."""
+    where = f"{where}: rules.{rule}"
+    if rule not in RULES.names():
+        raise UserError(f"{where}: unknown rule '{rule}'{suggest(rule, RULES.names())}")
+    if not isinstance(entries, Mapping):
+        raise UserError(f"{where} must be a section, [rules.{rule}], not a value")
+    found: dict[str, Any] = {}
+    for key, value in entries.items():
+        if not isinstance(value, Mapping):
+            found[key] = scalar(value, f"{where}.{key}")
+        elif key in NETWORKS.names():
+            found[key] = {k: scalar(v, f"{where}.{key}.{k}") for k, v in value.items()}
+        else:
+            known = suggest(key, NETWORKS.names())
+            raise UserError(f"{where}: unknown network '{key}'{known}")
+    return found
 
 
 def check_dotted(
@@ -91,7 +152,7 @@ def check_dotted(
 def nearest_key(sections: Sections, key: str) -> str:
     """A suggestion for a dotted key; for one without a section, the sections that have it."""
     section, dot, _ = key.partition(".")
-    known = [f"{name}.{entry}" for name, cls in sections.items() for entry in kinds(cls)]
+    known = [f"{name}.{entry}" for name, forms in sections.items() for entry in kinds(forms)]
     if dot:
         return suggest(key, [k for k in known if k.startswith(f"{section}.")] or known)
     homes = [k for k in known if k.split(".")[1] == key]
@@ -176,3 +237,11 @@ def parse_value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return parsed["value"] if len(parsed) == 1 else text
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` on top, tables within merged in the same way; neither is changed."""
+    result = {k: merge(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for key, value in over.items():
+        result[key] = merge(result.get(key, {}), value) if isinstance(value, Mapping) else value
+    return result

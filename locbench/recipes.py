@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from locbench.checked import (
+    FREE,
     Count,
     DataName,
     Fraction,
@@ -30,6 +31,9 @@ from locbench.checked import (
     Whole,
     check_dotted,
     check_section,
+    choose_form,
+    merge,
+    overlay,
 )
 from locbench.errors import UserError
 from locbench.paths import recipes_dir
@@ -73,6 +77,22 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """One view of supervised training: pad, crop at random, flip; then the normalisation.
+
+    `interpolation` resizes images whose side is not the recipe's, before all else.
+    """
+
+    name: Literal["crop"] = "crop"
+    padding: Whole = 4
+    padding_mode: Literal["reflect", "zeros"] = "reflect"
+    flip: Fraction = 0.5
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
 class Network:
     """The network's size: width factor, blocks a stage (0: as published), and its stem."""
 
@@ -93,11 +113,35 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class SGD:
+    """SGD over all parameters alike, weight decay on batch norm and biases too."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: NotNegative = 0.1
+    momentum: Momentum = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 1e-4
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Epochs of pretraining, those of the linear warm-up included; half a cosine after it."""
 
     epochs: Count = 800
     warmup_epochs: NotNegative = 10.0
+
+
+@dataclass(frozen=True)
+class EpochCosine:
+    """The AugLocal code's schedule: one rate an epoch, half a cosine that ends at exactly 0.
+
+    Over `warmup_epochs` it is mixed with `warmup_lr`, which the first epoch has.
+    """
+
+    name: Literal["epoch cosine"] = "epoch cosine"
+    epochs: Count = 400
+    warmup_epochs: Whole = 10
+    warmup_lr: NotNegative = 0.01
 
 
 @dataclass(frozen=True)
@@ -125,23 +169,36 @@ class Probe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved protocol at one scale; `rule` holds free scalars that the rule itself checks."""
+    """A resolved protocol at one scale.
+
+    `rule` holds free scalars that the rule itself checks; `rules` more of them by the rule that
+    they are for, and under it by network (see `for_run`).
+    """
 
     name: str
     scale: str
     title: str = ""
     rule: dict[str, Scalar] = field(default_factory=dict)
+    rules: dict[str, Any] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation | Crop = field(default_factory=Augmentation)
     network: Network = field(default_factory=Network)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: Optimizer | SGD = field(default_factory=Optimizer)
+    schedule: Schedule | EpochCosine = field(default_factory=Schedule)
     training: Training = field(default_factory=Training)
     probe: Probe = field(default_factory=Probe)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars, as they stand in a record; see `recipe_from_dict`."""
-        return _plain(dataclasses.asdict(self))
+        values = _plain(dataclasses.asdict(self))
+        return values if self.rules else {k: v for k, v in values.items() if k != "rules"}
+
+    def for_run(self, rule: str, network: str) -> Recipe:
+        """This recipe with the settings of one rule on one network, those in `rule` over them."""
+        own = self.rules.get(rule, {})
+        plain = {key: value for key, value in own.items() if not isinstance(value, dict)}
+        settings = {**plain, **own.get(network, {}), **self.rule}
+        return dataclasses.replace(self, rule=settings, rules={})
 
     @property
     def hash(self) -> str:
@@ -149,9 +206,15 @@ class Recipe:
         return identity_hash(self.as_dict())
 
 
-SECTIONS = {
-    cls.__name__.lower(): cls
-    for cls in (Data, Augmentation, Network, Optimizer, Schedule, Training, Probe)
+# A section of several forms says by its `name` which it is; without one it is the first.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "data": (Data,),
+    "augmentation": (Augmentation, Crop),
+    "network": (Network,),
+    "optimizer": (Optimizer, SGD),
+    "schedule": (Schedule, EpochCosine),
+    "training": (Training,),
+    "probe": (Probe,),
 }
 
 
@@ -202,7 +265,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         chosen = {"probe.profile": overrides["probe.profile"]}
         values["probe"] = load_recipe(recipe.name, recipe.scale, chosen).as_dict()["probe"]
     for section, entries in check_dotted(SECTIONS, overrides, "override").items():
-        values[section] = {**values[section], **entries}
+        values[section] = overlay(SECTIONS, section, values[section], entries)
     return recipe_from_dict(values, f"{recipe.name} with overrides")
 
 
@@ -300,8 +363,8 @@ def _layer(table: Any, where: str, heads: tuple[str, ...] = ()) -> _Layer:
     if not isinstance(table, dict):
         raise UserError(f"{where}: must be a table of sections, such as [schedule]")
     for section, entries in table.items():
-        if section not in SECTIONS and section != "rule":
-            known = (*SECTIONS, "rule", *heads)
+        if section not in SECTIONS and section not in FREE:
+            known = (*SECTIONS, *FREE, *heads)
             raise UserError(f"{where}: unknown section or key '{section}'{suggest(section, known)}")
         if section == "probe" and isinstance(entries, dict):
             entries = dict(entries)
@@ -343,7 +406,9 @@ def _merge(groups: list[list[_Layer]], profile: str) -> dict[str, dict[str, Any]
     for group in groups:
         for layer in group:
             for section, entries in layer.sections.items():
-                values.setdefault(section, {}).update(entries)
+                if section == "rules":
+                    entries = merge(values.get(section, {}), entries)
+                values[section] = overlay(SECTIONS, section, values.get(section, {}), entries)
         for layer in group:
             values["probe"].update(layer.profiles.get(profile, {}))
     return values
@@ -369,8 +434,14 @@ def _choose_profile(groups: list[list[_Layer]], path: Path) -> str:
 def _build(
     values: Mapping[str, dict[str, Any]], name: str, scale: str, title: str, where: str
 ) -> Recipe:
-    sections = {section: cls(**values.get(section, {})) for section, cls in SECTIONS.items()}
-    recipe = Recipe(name, scale, title, dict(values.get("rule", {})), **sections)
+    sections = {}
+    for section, forms in SECTIONS.items():
+        entries = values.get(section, {})
+        form = choose_form(forms, entries.get("name"))
+        # Once more: a key may fit another form of the section, and not the one that was chosen.
+        sections[section] = form(**check_section({section: (form,)}, section, entries, where))
+    free = {section: dict(values.get(section, {})) for section in FREE}
+    recipe = Recipe(name, scale, title, **free, **sections)
     _check_together(recipe, where)
     return recipe
 
@@ -378,7 +449,7 @@ def _build(
 def _check_together(recipe: Recipe, where: str) -> None:
     """What one key alone cannot show."""
     for key in ("area", "aspect", "sigma"):
-        low, high = getattr(recipe.augmentation, key)
+        low, high = getattr(recipe.augmentation, key, (0, 0))
         if low > high:
             raise UserError(f"{where}: augmentation.{key} must be [low, high], not [{low}, {high}]")
     milestones = list(recipe.probe.milestones)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from locbench.checked import merge
 from locbench.claims import Claim, Key, build_claim, check_keys, take, take_words
 from locbench.errors import UserError
 from locbench.paths import tables_dir
@@ -124,14 +125,6 @@ class Table:
         if row.cited or not row.fill:
             return None
         return merge(merge(self.fill, column.fill), row.fill)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` on top, tables within merged in the same way; neither is changed."""
-    result = {k: merge(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
-    for key, value in over.items():
-        result[key] = merge(result.get(key, {}), value) if isinstance(value, Mapping) else value
-    return result
 
 
 def table_names() -> list[str]:

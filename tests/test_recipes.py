@@ -45,8 +45,8 @@ def error(*args, **kwargs):
 
 def keys():
     """Every key of every section with its default."""
-    for section, cls in SECTIONS.items():
-        for entry in dataclasses.fields(cls):
+    for section, forms in SECTIONS.items():
+        for entry in dataclasses.fields(forms[0]):
             yield section, entry.name, entry.default
 
 
