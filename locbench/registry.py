@@ -20,12 +20,16 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered component; `version` goes up when a fix in code changes its results."""
+    """One registered component; `version` goes up when a fix in code changes its results.
+
+    `learns` says of a rule what it learns from: two "views" of an image, or its "label".
+    """
 
     name: str
     target: str
     summary: str
     version: int = 1
+    learns: str = "views"
 
     def load(self) -> Any:
         """The component itself: imports its module."""
@@ -63,6 +67,36 @@ RULES = Registry(
     Entry("simclr", "locbench.rules.simclr:simclr", "SimCLR: one unit, end to end (LoCo sec. 3.1)"),
     Entry("gim", "locbench.rules.gim:gim", "Greedy InfoMax: one unit a stage (LoCo sec. 3.2)"),
     Entry("loco", "locbench.rules.loco:loco", "LoCo: units of two stages, overlapping (sec. 4)"),
+    Entry(
+        "bp",
+        "locbench.rules.bp:bp",
+        "backpropagation, also with gradient checkpointing",
+        learns="label",
+    ),
+    Entry(
+        "predsim",
+        "locbench.rules.predsim:predsim",
+        "PredSim: every block, similarity matching",
+        learns="label",
+    ),
+    Entry(
+        "dgl",
+        "locbench.rules.dgl:dgl",
+        "DGL: every block, decoupled greedy learning",
+        learns="label",
+    ),
+    Entry(
+        "infopro",
+        "locbench.rules.infopro:infopro",
+        "InfoPro: every block, reconstruction",
+        learns="label",
+    ),
+    Entry(
+        "auglocal",
+        "locbench.rules.auglocal:auglocal",
+        "AugLocal: every block, later layers",
+        learns="label",
+    ),
 )
 
 NETWORKS = Registry(
@@ -73,6 +107,24 @@ NETWORKS = Registry(
         "locbench.networks.shufflenet:shufflenet_v2_50",
         "ShuffleNet v2-50 of the ShuffleNet v2 paper's appendix",
     ),
+    Entry("resnet32", "locbench.networks.resnet_cifar:resnet32", "ResNet-32 for small images"),
+    Entry("resnet110", "locbench.networks.resnet_cifar:resnet110", "ResNet-110 for small images"),
+    Entry("vgg19", "locbench.networks.vgg:vgg19", "VGG-19 with batch norm, for small images"),
+    Entry(
+        "mobilenet_v2",
+        "locbench.networks.mobilenet:mobilenet_v2",
+        "MobileNetV2 for small images (AugLocal table 8)",
+    ),
+    Entry(
+        "efficientnet_b0",
+        "locbench.networks.efficientnet:efficientnet_b0",
+        "EfficientNet-B0 for small images (AugLocal table 8)",
+    ),
+    Entry(
+        "regnetx_400mf",
+        "locbench.networks.regnet:regnetx_400mf",
+        "RegNetX-400MF for small images (AugLocal table 8)",
+    ),
 )
 
 DATASETS = Registry(
@@ -81,4 +133,7 @@ DATASETS = Registry(
     Entry("imagenet", "locbench.data.folders:imagenet", "ImageNet-1k as an image folder"),
     Entry("imagenette", "locbench.data.folders:imagenette", "Imagenette, folder or tar"),
     Entry("folder", "locbench.data.folders:folder", "any image folder: train/CLASS, val/CLASS"),
+    Entry("cifar10", "locbench.data.torchvision_sets:cifar10", "CIFAR-10, torchvision's files"),
+    Entry("svhn", "locbench.data.torchvision_sets:svhn", "SVHN cropped digits, without extra"),
+    Entry("stl10", "locbench.data.torchvision_sets:stl10", "STL-10, the labelled images"),
 )

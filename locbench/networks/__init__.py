@@ -1,5 +1,18 @@
 """Networks as lists of blocks: one file a family, each of which returns a `Network`."""
 
-from locbench.networks.base import Block, Network
+from __future__ import annotations
 
-__all__ = ["Block", "Network"]
+from locbench import recipes
+from locbench.networks.base import Block, Network
+from locbench.registry import NETWORKS
+
+__all__ = ["Block", "Network", "make_network"]
+
+
+def make_network(
+    name: str, settings: recipes.Network, num_classes: int, resolution: int
+) -> Network:
+    """A registered network for images of `resolution` pixels; UserError for an unknown name."""
+    network = NETWORKS.get(name)(settings, num_classes=num_classes)
+    network.resolution = resolution
+    return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from locbench.registry import suggest
 Kind = Callable[[int, int, int], nn.Module]  # (in_channels, out_channels, stride) -> module
 
 STEMS = ("imagenet", "small")
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class Block(nn.Module):
@@ -78,6 +81,7 @@ class Network(nn.Module):
         self.stages = tuple(stages)
         self.taps = tuple(taps)
         self.num_classes = num_classes
+        self.resolution = 0  # of the images it is for, in pixels; 0: not known (see `sides`)
         self._head = (head,)  # in a tuple: as an attribute its keys would be there twice
 
     @property
@@ -89,6 +93,17 @@ class Network(nn.Module):
     def widths(self) -> tuple[int, ...]:
         """The output channels of every block."""
         return tuple(block.out_channels for block in self.blocks)
+
+    def sides(self) -> list[int]:
+        """The side in pixels of every block's output, for images of `resolution` pixels.
+
+        Raises ValueError where that was not set: auxiliary networks that flatten their features
+        are made for one size of image.
+        """
+        if not self.resolution:
+            raise ValueError("set network.resolution first: the sides of its maps depend on it")
+        strides = (block.stride for block in self.blocks)
+        return list(accumulate(strides, lambda side, s: -(-side // s), initial=self.resolution))[1:]
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] images -> [N, num_classes] logits."""
@@ -159,9 +174,26 @@ def consecutive(sizes: Iterable[int]) -> tuple[range, ...]:
     return tuple(range(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
 
 
+def last_at_each_size(blocks: Sequence[Block]) -> list[int]:
+    """The indices of the blocks after which the resolution falls, and of the last block."""
+    falls = [index for index, following in enumerate(blocks[1:]) if following.stride > 1]
+    return [*falls, len(blocks) - 1]
+
+
 def pooled_classifier(fc: nn.Linear) -> nn.Sequential:
     """Global average pooling, then this linear layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)
+
+
+def he_normal(module: Part) -> Part:
+    """The module, the weight of each of its convolutions drawn anew: He's normal, by fan-out.
+
+    The standard deviation is sqrt(2 / (k k out_channels)), for grouped convolutions too.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+    return module
 
 
 def scaled(channels: int, width: float, multiple: int) -> int:

@@ -11,6 +11,7 @@ from locbench.networks.base import (
     Network,
     check_settings,
     consecutive,
+    he_normal,
     joined,
     make_stage,
     pooled_classifier,
@@ -56,27 +57,25 @@ def bottleneck(in_channels: int, out_channels: int, stride: int) -> Bottleneck:
     """
     if out_channels % Bottleneck.expansion:
         raise ValueError(f"a bottleneck's width must be a multiple of 4, not {out_channels}")
-    shortcut = None
-    if stride != 1 or in_channels != out_channels:
-        projection = conv1x1(in_channels, out_channels, stride)
-        shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
-    block = Bottleneck(in_channels, out_channels // Bottleneck.expansion, stride, shortcut)
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d):
-            _he_normal(module)
+    shortcut = projection(in_channels, out_channels, stride)
+    planes = out_channels // Bottleneck.expansion
+    block = he_normal(Bottleneck(in_channels, planes, stride, shortcut))
     nn.init.zeros_(block.bn3.weight)
     return block
 
 
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """The shortcut of a residual block: 1x1 convolution and batch norm; None where shapes agree."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    conv = conv1x1(in_channels, out_channels, stride)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
 def _stem_parts(channels: int, small: bool) -> dict[str, nn.Module]:
     size, stride = (3, 1) if small else (7, 2)
-    conv = nn.Conv2d(3, channels, size, stride, padding=size // 2, bias=False)
-    _he_normal(conv)
+    conv = he_normal(nn.Conv2d(3, channels, size, stride, padding=size // 2, bias=False))
     parts = {"conv1": conv, "bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}
     if not small:
         parts["maxpool"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
     return parts
-
-
-def _he_normal(conv: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
