@@ -1,16 +1,18 @@
 """Data sets: what they hold, and loading one by name.
 
-Shapes is made here (`shapes`, `scenes`, `render`), image folders and archives are read (`folders`,
-`streaming`, `listing`); both end in one cache of memory-mapped arrays (`cache`).
+Shapes is made here (`shapes`, `scenes`, `render`); image folders and archives are read (`folders`,
+`streaming`, `listing`), and so are torchvision's files (`torchvision_sets`; `sources` finds both).
+All end in one cache of memory-mapped arrays (`cache`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from locbench.errors import UserError
 from locbench.registry import DATASETS
 
 if TYPE_CHECKING:  # `locbench.data.fingerprint` is read by commands that must not import torch
@@ -61,6 +63,35 @@ class Split:
         return Split(images.to(device), self.targets)
 
 
+def subset(split: Images, count: int, seed: int) -> Split:
+    """`count` images, as near as can be the same number of every class, in their original order.
+
+    Which ones, the seed decides, and a larger subset holds a smaller one of its seed. Their images
+    are copied to memory, where they are. UserError where there are not so many images, or where
+    they are decoded as they are read.
+    """
+    import numpy as np
+    import torch
+
+    if not isinstance(split, Split):
+        raise UserError(
+            "data.train_images takes a part of a set that was decoded beforehand, and this one is "
+            "too large for that: set it to 0, or give a folder of fewer images"
+        )
+    if not 0 < count <= len(split):
+        raise UserError(f"data.train_images = {count}: set it to 1 ... {len(split)}, all there are")
+    # A stream of numpy's, because it does not change between versions, and neither may the subset.
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed])))
+    order = np.argsort(rng.random(len(split)), kind="stable")
+    classes = split.targets.numpy()[order]
+    rank = np.empty(len(split), dtype=np.int64)  # among the images of its class, in that order
+    for name in np.unique(classes):
+        members = np.flatnonzero(classes == name)
+        rank[members] = np.arange(len(members))
+    chosen = torch.from_numpy(np.sort(order[np.argsort(rank, kind="stable")[:count]]))
+    return Split(split.batch(chosen), split.targets[chosen])
+
+
 def memory_mapped(arrays: dict[str, np.ndarray], split: str) -> Split:
     """The split "train" or "test" of a cache entry's arrays."""
     import torch
@@ -81,6 +112,11 @@ class ImageData:
     streaming: bool = False
 
 
+def reduced(data: ImageData, train_images: int) -> ImageData:
+    """The data set with only so many training images, the same for everyone; 0 for all of them."""
+    return replace(data, train=subset(data.train, train_images, 0)) if train_images else data
+
+
 def load_data(
     name: str, resolution: int, root: Path | None = None, progress: Progress | None = None
 ) -> ImageData:
@@ -88,7 +124,9 @@ def load_data(
 
     `resolution` is the side in pixels at which Shapes is drawn; images from files keep theirs, and
     augmentation brings them to it. `root` defaults to $LOCBENCH_DATA, else ./data; Shapes needs
-    none. Raises UserError, one line, for an unknown name and for everything that can be wrong with
-    the files: missing folders, empty or differing classes, damaged images and archives.
+    none. The name is another where images lie in the place of torchvision's files (see
+    `sources.find_source`). Raises UserError, one line, for an unknown name and for everything that
+    can be wrong with the files: missing ones, empty or differing classes, damaged images and
+    archives.
     """
     return DATASETS.get(name)(resolution, root, progress)

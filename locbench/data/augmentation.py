@@ -204,7 +204,7 @@ def _chunk(height: int, width: int, side: int, device: torch.device) -> int:
     return max(1, min(budget, DEVICE_CHUNK) // (4 * floats))
 
 
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
+def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy to the device without waiting for it, which on a GPU takes pinned memory."""
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
     return pinned.to(device, non_blocking=True)
@@ -222,7 +222,8 @@ def _normalise_(planes: Iterable[Tensor], aug: Augmentation) -> None:
         plane.sub_(mean).mul_(1 / std)
 
 
-def _check(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """ValueError where images are not uint8 [N, 3, H, W]."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images are {images.dtype} {list(images.shape)}; pass uint8 [N, 3, H, W] in 0..255"
@@ -238,7 +239,7 @@ def render(
     Computed in float32 also under autocast; where a GPU may use TF32 for matrix products, pixels
     are off by a fraction of a grey level. Temporaries stay below DEVICE_CHUNK bytes.
     """
-    _check(images)
+    check_images(images)
     if len(params) != len(images):
         raise ValueError(f"{len(params)} parameters for {len(images)} images; slice both alike")
     device, total, (height, width) = images.device, len(params.crops), images.shape[2:]
@@ -246,7 +247,7 @@ def render(
     if colour is not None:
         rows = _sorted_rows(colour)
         crops, colour = crops[rows], colour[rows]
-    numbers, rows = _send(_numbers(crops, colour), device), _send(rows, device)
+    numbers, rows = send(_numbers(crops, colour), device), send(rows, device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty((total, 3, side, side), device=device, memory_format=layout)
     kernel = kernel_size(aug.kernel, side)
@@ -310,6 +311,21 @@ class ProbeAugmentation:
         return self.apply(images, Parameters(crops, None, 1))
 
 
+def resize(images: Tensor, size: list[int], side: int, interpolation: str) -> Tensor:
+    """uint8 [N, 3, H, W] resized to `size`, and of that the centre: float32 [N, 3, side, side].
+
+    `size` is [height, width], or [short side]. In [0, 1]; images of that size keep their pixels.
+    """
+    check_images(images)
+    out = torch.empty((len(images), 3, side, side), device=images.device)
+    step = _chunk(*images.shape[2:], max(side, *size), images.device)
+    for source, target in zip(images.split(step), out.split(step), strict=True):
+        x = source.float().div_(255)
+        x = vision.resize(x, size, InterpolationMode(interpolation), antialias=True)
+        target.copy_(vision.center_crop(x, [side, side]).clamp_(0, 1))
+    return out
+
+
 @torch.no_grad()
 def centre(images: Tensor, resolution: int, aug: Augmentation) -> Tensor:
     """The test transform: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised.
@@ -318,15 +334,9 @@ def centre(images: Tensor, resolution: int, aug: Augmentation) -> Tensor:
     that is not larger than the resolution, or was cropped to 224 when it was stored, has nothing to
     cut away: it is resized whole.
     """
-    _check(images)
-    height, width = images.shape[2:]
+    height, width = images.shape[-2:]
     whole = height == width and (height <= resolution or height == CROPPED)
     size = [resolution, resolution] if whole else [round(resolution * 256 / 224)]
-    out = torch.empty((len(images), 3, resolution, resolution), device=images.device)
-    step = _chunk(height, width, max(resolution, *size), images.device)
-    for source, target in zip(images.split(step), out.split(step), strict=True):
-        x = source.float().div_(255)
-        x = vision.resize(x, size, InterpolationMode(aug.interpolation), antialias=True)
-        target.copy_(vision.center_crop(x, [resolution, resolution]).clamp_(0, 1))
+    out = resize(images, size, resolution, aug.interpolation)
     _normalise_(out.unbind(1), aug)
     return out

@@ -18,9 +18,9 @@ import numpy as np
 from locbench.data import ImageData, Progress, memory_mapped
 from locbench.data.cache import Builder, Entry, cached, has_entry
 from locbench.data.images import DamagedImage, decode, each, header
-from locbench.data.listing import Files, Index, Listing, find_containers
+from locbench.data.listing import Files, Listing
+from locbench.data.sources import ImageFolder, find_source
 from locbench.errors import UserError
-from locbench.registry import DATASETS
 
 DECODING = 1  # goes up when the same files would decode to other pixels
 CACHED_BYTES = 4_000_000_000
@@ -93,12 +93,9 @@ def _streamed(listing: Listing) -> tuple[Any, Any]:
     )
 
 
-def load_images(name: str, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """The image folder or archives of data set `name` under `root`.
-
-    Raises UserError: see `locbench.data.load_data`.
-    """
-    index = Index(*find_containers(name, root))
+def load_folder(source: ImageFolder, progress: Progress | None = None) -> ImageData:
+    """The images of a source, decoded or streamed. Raises UserError: see `load_data`."""
+    index = source.index
     listing = index.listing()
     try:
         entry = _decoded(listing, progress)
@@ -109,9 +106,18 @@ def load_images(name: str, root: Path | None, progress: Progress | None = None) 
     except DamagedImage:
         index.forget()  # the file may be replaced in place, which the folder's time does not show
         raise
-    version = DATASETS.entry(name).version
-    classes = tuple(listing.classes)
+    name, version, classes = source.name, source.version, tuple(listing.classes)
     return ImageData(name, version, listing.checksum, classes, train, test, entry is None)
+
+
+def load_images(name: str, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """The image folder or archives of data set `name` under `root`.
+
+    Raises UserError: see `locbench.data.load_data`.
+    """
+    source = find_source(name, root)
+    assert isinstance(source, ImageFolder)  # others are read by `torchvision_sets`
+    return load_folder(source, progress)
 
 
 def imagenet(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from locbench.data.listing import Files, member_name, members
+from locbench.data.listing import Files, member_name, members, split_name
 from locbench.errors import UserError
 
 # What Pillow raises for damaged files, by format.
@@ -92,7 +92,7 @@ def _sources(files: Files, wanted: Iterable[int]) -> Iterator[tuple[int, bytes |
         yield from ((index, None) for index in wanted)
         return
     places = {files.names[index]: index for index in wanted}
-    split = Path(files.container).name.split(".")[0]
+    split = split_name(files.container)
     for archive, member in members(Path(files.container)):
         index = places.get(member_name(member.name, split) or "")
         if index is not None and member.isfile():

@@ -6,8 +6,9 @@ Layouts, under the data root or under a folder of the data set's name in it:
     train.tar           val.tar            (or .tar.gz, .tgz)
 
 with members `train/CLASS/x.jpg` or `CLASS/x.jpg`. Folder and archive may be mixed. `val` is what
-locbench calls the test split. Images are sorted by class and name, so that every layout of the same
-files gives the same order, targets and checksum.
+locbench calls the test split; it may be called `test` too, but `val` is taken where both are there,
+as in ImageNet, whose `test` has no labels. Images are sorted by class and name, so that every
+layout of the same files gives the same order, targets and checksum.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ import hashlib
 import json
 import os
 import tarfile
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from locbench.data.kept import Kept, subfolders
 from locbench.errors import UserError
-from locbench.paths import cache_dir, write_atomic
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"))
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
-LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg, or train.tar and val.tar"
-# A folder changed within the resolution of its own time stamp looks unchanged: not to be trusted.
-SETTLED_S = 2.0
+SPLITS = {"train": ("train",), "test": ("val", "test")}  # and what each may be called, in order
+LAYOUT = (
+    "expected train/CLASS/*.jpg and val/CLASS/*.jpg, or train.tar and val.tar "
+    "(val may be called test)"
+)
 
 
 @dataclass(frozen=True)
@@ -65,48 +67,53 @@ class Listing:
 
 
 def data_root(root: Path | None) -> Path:
-    """`root`, else $LOCBENCH_DATA, else ./data; UserError where there is no such folder."""
-    path = Path(root or os.environ.get("LOCBENCH_DATA") or "data").expanduser()
+    """`root`, else $LOCBENCH_DATA, else ./data."""
+    return Path(root or os.environ.get("LOCBENCH_DATA") or "data").expanduser()
+
+
+def existing_root(root: Path | None, expected: str = LAYOUT) -> Path:
+    """The data root; UserError where there is no such folder, which says what is expected in it."""
+    path = data_root(root)
     if not path.is_dir():
         raise UserError(
-            f"data root {path} is not a folder: give --data-root or LOCBENCH_DATA; {LAYOUT} in it"
+            f"data root {path} is not a folder: give --data-root or LOCBENCH_DATA; {expected}"
         )
     return path
 
 
 def _container(base: Path, split: str) -> Path | None:
-    for path in (base / split, *(base / f"{split}{suffix}" for suffix in ARCHIVES)):
-        if path.is_dir() if path.name == split else path.is_file():
-            return path
+    """The folder or archive of a split, under the first of its names that is there."""
+    for name in SPLITS[split]:
+        for path in (base / name, *(base / f"{name}{suffix}" for suffix in ARCHIVES)):
+            if path.is_dir() if path.name == name else path.is_file():
+                return path
     return None
 
 
-def find_containers(name: str, root: Path | None) -> tuple[Path, Path]:
-    """The folders or archives of train and val; UserError names what is missing."""
-    base = data_root(root)
-    if any(_container(base / name, split) for split in ("train", "val")):
-        base = base / name
-    train, val = _container(base, "train"), _container(base, "val")
-    if train is None and val is None:
-        raise UserError(f"no images of '{name}' in {base} or {base / name}: {LAYOUT}")
-    if train is None or val is None:
+def find_folder(name: str, base: Path) -> Path | None:
+    """Where images of `name` are in the layout above: `base/name` or `base`; None in neither."""
+    for folder in (base / name, base):
+        if any(_container(folder, split) for split in SPLITS):
+            return folder
+    return None
+
+
+def find_containers(folder: Path) -> tuple[Path, Path]:
+    """The folders or archives of train and test; UserError names what is missing."""
+    train, test = _container(folder, "train"), _container(folder, "test")
+    if train is None or test is None:
         missing = "train" if train is None else "val"
-        raise UserError(f"{base} has no {missing} folder and no {missing}.tar: {LAYOUT}")
-    return train, val
+        raise UserError(f"{folder} has no {missing} folder and no {missing}.tar: {LAYOUT}")
+    return train, test
 
 
 def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
-def _subfolders(path: Path) -> list[os.DirEntry]:
-    with os.scandir(path) as entries:
-        return [e for e in entries if e.is_dir() and not e.name.startswith(".")]
-
-
 def _list_folder(path: Path) -> tuple[list[tuple[str, int, int]], set[str]]:
     found, classes = [], set()
-    for folder in _subfolders(path):
+    for folder in subfolders(path):
         classes.add(folder.name)
         with os.scandir(folder.path) as entries:
             found += [
@@ -149,10 +156,10 @@ def members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         raise UserError(f"{path} is truncated (no end-of-archive block); copy it again")
 
 
-def _list_archive(path: Path, split: str) -> tuple[list[tuple[str, int, int]], set[str]]:
+def _list_archive(path: Path) -> tuple[list[tuple[str, int, int]], set[str]]:
     found, classes = {}, set()
     for _, member in members(path):
-        name = member_name(member.name, split)
+        name = member_name(member.name, split_name(path))
         if name is None:
             continue
         if member.isdir() and "/" not in name:
@@ -162,10 +169,15 @@ def _list_archive(path: Path, split: str) -> tuple[list[tuple[str, int, int]], s
     return list(found.values()), classes | {name.split("/")[0] for name in found}
 
 
-def list_split(path: Path, split: str) -> tuple[Files, list[str]]:
+def split_name(path: Path | str) -> str:
+    """What a container calls its split: train, val or test."""
+    return Path(path).name.split(".")[0]
+
+
+def list_split(path: Path) -> tuple[Files, list[str]]:
     """The images and classes in a folder or archive; UserError where a class has no image."""
     archive = not path.is_dir()
-    found, classes = _list_archive(path, split) if archive else _list_folder(path)
+    found, classes = _list_archive(path) if archive else _list_folder(path)
     empty = sorted(classes - {name.split("/")[0] for name, _, _ in found})
     if empty:
         kinds = ", ".join(sorted(SUFFIXES))
@@ -182,45 +194,38 @@ def list_split(path: Path, split: str) -> tuple[Files, list[str]]:
 
 def _checksum(train: Files, test: Files) -> str:
     digest = hashlib.sha256()
-    for split, files in (("train", train), ("val", test)):
+    for split, files in (("train", train), ("val", test)):  # "val" whatever it is called on disk
         for name, size in zip(files.names, files.sizes, strict=True):
             digest.update(f"{split}/{name}\0{size}\n".encode())
     return digest.hexdigest()
 
 
-def _same_classes(train: list[str], val: list[str], where: Path) -> list[str]:
-    if train == val:
-        return train
+def _same_classes(
+    train: Path, train_classes: list[str], test: Path, test_classes: list[str]
+) -> None:
+    if train_classes == test_classes:
+        return
+    one, other = split_name(train), split_name(test)
     only = []
-    for split, names in (("train", set(train) - set(val)), ("val", set(val) - set(train))):
+    for split, names in (
+        (one, set(train_classes) - set(test_classes)),
+        (other, set(test_classes) - set(train_classes)),
+    ):
         if names:
             shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             only.append(f"only in {split}: {shown} ({len(names)})")
     raise UserError(
-        f"{where}: train and val have different classes ({'; '.join(only)}); give both the same"
+        f"{train.parent}: {one} and {other} have different classes ({'; '.join(only)}); "
+        "give both the same"
     )
 
 
-def read_listing(train: Path, val: Path) -> Listing:
+def read_listing(train: Path, test: Path) -> Listing:
     """List both splits afresh."""
-    train_files, train_classes = list_split(train, "train")
-    test_files, test_classes = list_split(val, "val")
-    classes = _same_classes(train_classes, test_classes, train.parent)
+    train_files, classes = list_split(train)
+    test_files, test_classes = list_split(test)
+    _same_classes(train, classes, test, test_classes)
     return Listing(classes, train_files, test_files, _checksum(train_files, test_files))
-
-
-def _stamp(path: Path) -> list[Any]:
-    """What changes when images are added, removed or renamed: times of the folders, or archive."""
-    status = path.stat()
-    if not path.is_dir():
-        return [str(path.resolve()), status.st_size, status.st_mtime_ns]
-    inner = sorted((f.name, f.stat().st_mtime_ns) for f in _subfolders(path))
-    return [str(path.resolve()), status.st_mtime_ns, [list(pair) for pair in inner]]
-
-
-def _newest(stamp: list[Any]) -> int:
-    last = stamp[-1]
-    return max([time_ns for _, time_ns in last] + [stamp[1]]) if isinstance(last, list) else last
 
 
 @dataclass(frozen=True)
@@ -228,33 +233,15 @@ class Index:
     """A listing kept in the cache: a small summary, and the files in a document of their own."""
 
     train: Path
-    val: Path
+    test: Path
 
     @property
-    def _stem(self) -> Path:
-        key = f"{self.train.absolute()}\0{self.val.absolute()}"
-        return cache_dir() / "listings" / hashlib.sha256(key.encode()).hexdigest()[:16]
-
-    @property
-    def _summary(self) -> Path:
-        return self._stem.with_suffix(".json")
-
-    @property
-    def _files(self) -> Path:
-        return self._stem.with_suffix(".files.json")
+    def _kept(self) -> Kept:
+        return Kept((self.train, self.test))
 
     def forget(self) -> None:
         """List afresh next time."""
-        self._summary.unlink(missing_ok=True)
-        self._files.unlink(missing_ok=True)
-
-    def _known(self) -> dict[str, Any] | None:
-        try:
-            known = json.loads(self._summary.read_text())
-        except (OSError, ValueError):
-            return None
-        current = [_stamp(self.train), _stamp(self.val)]
-        return known if isinstance(known, dict) and known.get("stamp") == current else None
+        self._kept.forget()
 
     def summary(self) -> dict[str, Any]:
         """checksum, classes, train and test (numbers of images); milliseconds once it is known.
@@ -262,15 +249,15 @@ class Index:
         Known until a class folder or an archive changes. A file overwritten in place by one of
         another size changes neither: `forget` is called where an image does not decode.
         """
-        return self._known() or self._read()[0]
+        return self._kept.known() or self._read()[0]
 
     def listing(self) -> Listing:
         """All files, from the cache where nothing changed."""
-        known = self._known()
+        known = self._kept.known()
         if known is None:
             return self._read()[1]
         try:
-            held = json.loads(self._files.read_text())
+            held = json.loads(self._kept.details.read_text())
             train, test = Files(**held["train"]), Files(**held["test"])
         except (OSError, ValueError, KeyError, TypeError):
             return self._read()[1]
@@ -279,23 +266,14 @@ class Index:
         return Listing(known["classes"], train, test, known["checksum"])
 
     def _read(self) -> tuple[dict[str, Any], Listing]:
-        stamp = [_stamp(self.train), _stamp(self.val)]
-        found = read_listing(self.train, self.val)
+        stamps = self._kept.stamps()
+        found = read_listing(self.train, self.test)
         summary = {
-            "stamp": stamp,
             "checksum": found.checksum,
             "classes": found.classes,
             "train": len(found.train.names),
             "test": len(found.test.names),
         }
-        if max(_newest(part) for part in stamp) < time.time_ns() - SETTLED_S * 1e9:
-            files = {"train": asdict(found.train), "test": asdict(found.test)}
-            try:
-                write_atomic(self._files, json.dumps(files))
-                write_atomic(self._summary, json.dumps(summary))
-            except OSError as error:
-                raise UserError(
-                    f"{self._stem.parent} cannot be written ({error.strerror}): "
-                    "set LOCBENCH_CACHE to a folder that can"
-                ) from error
+        files = {"train": asdict(found.train), "test": asdict(found.test)}
+        self._kept.keep(stamps, summary, files)
         return summary, found

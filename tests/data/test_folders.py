@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -50,9 +51,15 @@ def make(root: Path, train: int = 3, val: int = 2, classes: str = "ab", **size: 
     return root
 
 
-def pack(root: Path, target: Path, suffix: str = ".tar", prefix: bool = True) -> Path:
+def pack(
+    root: Path,
+    target: Path,
+    suffix: str = ".tar",
+    prefix: bool = True,
+    splits: tuple[str, str] = ("train", "val"),
+) -> Path:
     target.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "val"):
+    for split in splits:
         mode = "w" if suffix == ".tar" else "w:gz"
         with tarfile.open(target / f"{split}{suffix}", mode) as archive:
             # Not in sorted order: the order in the archive must not matter.
@@ -128,6 +135,62 @@ def test_folder_beside_archive(tmp_path: Path) -> None:
     shutil.copytree(root / "train", packed / "train")
     (packed / "train.tar").unlink()
     assert fingerprint("folder", 8, packed) == fingerprint("folder", 8, root)
+
+
+@pytest.mark.parametrize("suffix", ["", ".tar", ".tar.gz", ".tgz"])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_the_test_split_may_be_called_test(tmp_path: Path, suffix: str, prefix: bool) -> None:
+    root = make(tmp_path / "set")
+    plain, found = load_data("folder", 8, root), fingerprint("folder", 8, root)
+    (root / "val").rename(root / "test")
+    place = pack(root, tmp_path / "packed", suffix, prefix, ("train", "test")) if suffix else root
+    assert fingerprint("folder", 8, place) == found
+    shutil.rmtree(tmp_path / "cache" / "data")
+    data = load_data("folder", 8, place)
+    assert data.checksum == plain.checksum
+    assert np.array_equal(data.test.images, plain.test.images)
+    assert torch.equal(data.test.targets, plain.test.targets)
+
+
+def test_val_is_taken_where_test_is_there_too(tmp_path: Path) -> None:
+    """As in ImageNet, whose `test` has no labels; and in whatever form the two are."""
+    root = make(tmp_path / "set")
+    found = fingerprint("folder", 8, root)
+    save(root / "test" / "0.png", pixels(1))
+    assert fingerprint("folder", 8, root) == found
+    packed = pack(root, tmp_path / "packed")
+    shutil.copytree(root / "train", packed / "test")
+    assert fingerprint("folder", 8, packed) == found
+
+
+def test_what_is_wrong_with_a_test_split_is_said_by_its_name(tmp_path: Path) -> None:
+    root = make(tmp_path / "set")
+    (root / "val").rename(root / "test")
+    (root / "test" / "b").rename(root / "test" / "c")
+    assert f"{root}: train and test have different classes (only in train: b" in complaint(root)
+    shutil.rmtree(root / "train")
+    assert f"{root} has no train folder and no train.tar" in complaint(root)
+    broken = make(tmp_path / "broken")
+    (broken / "val").rename(broken / "test")
+    (broken / "test" / "a" / "1.png").write_bytes(b"text")
+    assert f"{broken / 'test' / 'a' / '1.png'} does not decode" in complaint(broken)
+
+
+def test_identity_of_earlier_records(tmp_path: Path, own_cache: Path) -> None:
+    """Neither the checksum nor the places in the cache may change: records are found by them."""
+    root = make(tmp_path / "set")
+    age(root)
+    lines = []
+    for split in ("train", "val"):
+        for path in sorted((root / split).rglob("*.png")):
+            lines.append(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n")
+    checksum = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert load_data("folder", 8, root).checksum == checksum
+    assert (own_cache / "data" / f"images-{checksum[:16]}-d1").is_dir()
+    key = hashlib.sha256(f"{root / 'train'}\0{root / 'val'}".encode()).hexdigest()[:16]
+    held = json.loads((own_cache / "listings" / f"{key}.json").read_text())
+    assert set(held) == {"stamp", "checksum", "classes", "train", "test"}
+    assert (own_cache / "listings" / f"{key}.files.json").is_file()
 
 
 def test_fingerprint(tmp_path: Path) -> None:

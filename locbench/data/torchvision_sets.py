@@ -1,0 +1,112 @@
+"""CIFAR-10, SVHN and STL-10 in torchvision's files, or an image folder in their place.
+
+Read once by torchvision into the cache, and memory-mapped from there like all other sets. Nothing
+is downloaded. An image folder is read as any other and has a name of its own in records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision.datasets as published
+
+from locbench.data import ImageData, Progress, memory_mapped
+from locbench.data.cache import Builder, cached
+from locbench.data.folders import load_folder
+from locbench.data.sources import ImageFolder, OfficialFiles, find_source
+from locbench.errors import UserError
+
+READING = 1  # goes up when the same files would be read to other arrays
+
+# Images uint8 [N, 3, H, W], targets, class names.
+Arrays = tuple[np.ndarray, Any, list[str]]
+
+
+class LabelledSTL10(published.STL10):
+    """STL-10 that does without the 2.6 GB of unlabelled images."""
+
+    train_list = published.STL10.train_list[:2]
+
+
+def _read_cifar10(folder: Path, split: str) -> Arrays:
+    data = published.CIFAR10(folder, train=split == "train")
+    return data.data.transpose(0, 3, 1, 2), data.targets, data.classes
+
+
+def _read_svhn(folder: Path, split: str) -> Arrays:
+    data = published.SVHN(folder, split)  # needs scipy, a dependency of ours
+    return data.data, data.labels, [str(digit) for digit in range(10)]
+
+
+def _read_stl10(folder: Path, split: str) -> Arrays:
+    data = LabelledSTL10(folder, split)
+    return data.data, data.labels, data.classes
+
+
+def _read(source: OfficialFiles, split: str, reader: Callable[[Path, str], Arrays]) -> Arrays:
+    try:
+        images, targets, classes = reader(source.folder, split)
+    except (RuntimeError, OSError, ValueError) as error:
+        # Damaged since it was last looked at, without a change of size or time.
+        source.forget()
+        source.summary()  # names the file
+        raise UserError(f"{source.folder}: {source.name} cannot be read ({error})") from error
+    if len(classes) != source.official.classes:
+        path = source.folder / (source.official.names or "")
+        raise UserError(
+            f"{path} names {len(classes)} classes, not {source.official.classes}; {source.again}"
+        )
+    assert len(images) == len(targets) == getattr(source.official, split)  # the md5 is right
+    return images, targets, classes
+
+
+def _fill(
+    builder: Builder,
+    source: OfficialFiles,
+    reader: Callable[[Path, str], Arrays],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    for split in ("train", "test"):
+        images, targets, classes = _read(source, split, reader)
+        builder.array(f"{split}_images", images.shape, "uint8")[:] = images
+        builder.array(f"{split}_targets", (len(images),), "int64")[:] = targets
+        if progress is not None:
+            progress(f"reading {source.name} ({split})", len(images), len(images))
+    return {"classes": list(classes)}
+
+
+def _load(
+    name: str,
+    root: Path | None,
+    progress: Progress | None,
+    reader: Callable[[Path, str], Arrays],
+) -> ImageData:
+    source = find_source(name, root)
+    if isinstance(source, ImageFolder):
+        return load_folder(source, progress)
+    checksum = source.summary()["checksum"]
+    entry = cached(
+        f"{name}-{checksum[:16]}-r{READING}",
+        {"checksum": checksum, "reading": READING},
+        lambda builder: _fill(builder, source, reader, progress),
+    )
+    train, test = (memory_mapped(entry.arrays, split) for split in ("train", "test"))
+    return ImageData(name, source.version, checksum, tuple(entry.notes["classes"]), train, test)
+
+
+def cifar10(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """CIFAR-10: `cifar-10-batches-py` under `root` or `root/cifar10`."""
+    return _load("cifar10", root, progress, _read_cifar10)
+
+
+def svhn(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """SVHN's cropped digits: `train_32x32.mat`, `test_32x32.mat` under `root` or `root/svhn`."""
+    return _load("svhn", root, progress, _read_svhn)
+
+
+def stl10(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
+    """STL-10's labelled images: `stl10_binary` under `root` or `root/stl10`."""
+    return _load("stl10", root, progress, _read_stl10)
