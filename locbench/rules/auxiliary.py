@@ -1,0 +1,157 @@
+"""AugLocal's auxiliary networks (sec. 3): how deep they are, and of which layers they are built.
+
+Hidden layers are those before the classifier: an auxiliary network of the paper's depth d has
+a = d - 1. A residual block counts as one layer. Layers are counted from 0, the stem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log2
+
+from torch import nn
+
+from locbench.errors import UserError
+from locbench.networks.base import Network, he_normal
+from locbench.registry import suggest
+from locbench.rules.supervised import pooled
+
+SELECTIONS = ("uniform", "sequential", "repetitive", "repetitive s2")
+LAYERS = {"block": 0, "conv1x1": 1, "conv3x3": 3}  # the side of a convolution's kernel
+
+
+def hidden_layers(layers: int, depth: int, decay: float, joint: bool) -> list[int]:
+    """The number of hidden layers of every auxiliary network, from the first block up.
+
+    Of `layers` blocks, those that train alone have one: with `joint` the last `depth` train
+    together (as in the code for small images), else only the last is without. The depth falls
+    linearly from a at the first to (1 - decay) a + decay at the last, rounded half to even, and
+    is at least 1 (sec. 3, pyramidal depth; the code's order of operations decides the ties) and at
+    most what is left of the network. UserError for a depth that is too small or too large for it,
+    and for a decay above 1.
+    """
+    a = depth - 1
+    count = layers - a - 1 if joint else layers - 1
+    if not 0 <= decay <= 1:
+        raise UserError(f"rule.decay = {decay}: give a number from 0 (one depth for all) to 1")
+    if not 1 <= a < layers - 1:
+        raise UserError(
+            f"rule.depth = {depth}: give 2 (one hidden layer and the classifier) "
+            f"to {layers - 1}: the network has {layers} blocks"
+        )
+    shares = [index * decay / max(1, count - 1) for index in range(count)]
+    wanted = [max(1, round(a * (1 - share) + share)) for share in shares]
+    return [min(n, layers - 1 - index) for index, n in enumerate(wanted)]
+
+
+def select(selection: str, layers: int, layer: int, count: int) -> list[int]:
+    """Which layers the auxiliary network of `layer` is built of, `count` of them.
+
+    uniform: evenly spaced up to the last, rounded half to even; all that follow where there are no
+    more than `count`. sequential: those that follow. repetitive: the layer itself.
+    """
+    left = layers - 1 - layer
+    if selection == "repetitive":
+        return [layer] * count
+    if selection == "sequential" or count >= left:
+        return list(range(layer + 1, layer + 1 + min(count, left)))
+    return [round(layer + left / count * i) for i in range(1, count + 1)]
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """How auxiliary networks are built; errors are UserErrors that name the setting.
+
+    selection: one of SELECTIONS for all, or one for each stage between slashes. "repetitive s2"
+    repeats the layer at its own width, with the down-sampling of the uniform selection.
+    layer: what the selected layers are made of: blocks of their kind, or plain convolutions.
+    multiplier: of the widths, where layers are convolutions.
+    """
+
+    selection: str = "uniform"
+    layer: str = "block"
+    multiplier: float = 1.0
+
+    def build(self, network: Network, layer: int, count: int) -> tuple[nn.Sequential, str]:
+        """The auxiliary network of a block with `count` hidden layers, and its description.
+
+        A halving of the resolution that the network makes between two selected layers is made by
+        the next layer, one at a time; what is left over is carried to the layer after it.
+        """
+        selection = self._selection_at(network.stage_of(layer), len(network.stages))
+        total = len(network.blocks)
+        chosen = select(selection.removesuffix(" s2"), total, layer, count)
+        path = select("uniform", total, layer, count) if selection.endswith(" s2") else chosen
+        strides = carried_strides(network, layer, path)
+        hidden, width = [], network.widths[layer]
+        for index, stride in zip(chosen, strides, strict=False):
+            wider = self._width(network.widths[index])
+            hidden.append(self._layer(network, index, width, wider, stride))
+            width = wider
+        # As in the code for small images; the paper's Table 6 does not show the batch norm.
+        classifier = pooled(width, network.num_classes, norm=count <= 1)
+        kind = "block" if self.layer == "block" else self.layer.replace("conv", "conv ")
+        text = f"{len(hidden)} {kind}{'' if len(hidden) == 1 else 's'} + linear"
+        return nn.Sequential(*hidden, *classifier), text
+
+    def _selection_at(self, stage: int, stages: int) -> str:
+        parts = self.selection.split("/")
+        if len(parts) not in (1, stages):
+            raise UserError(
+                f"rule.selection = '{self.selection}': give one of {', '.join(SELECTIONS)} for "
+                f"all stages, or {stages} of them between slashes"
+            )
+        for part in parts:
+            if part not in SELECTIONS:
+                raise UserError(f"rule.selection = '{part}'{suggest(part, SELECTIONS)}")
+        return parts[stage % len(parts)]
+
+    def _width(self, channels: int) -> int:
+        return channels if self.layer == "block" else max(1, round(channels * self.multiplier))
+
+    def _layer(self, network: Network, index: int, width: int, wider: int, stride: int):
+        if self.layer not in LAYERS:
+            raise UserError(f"rule.layer = '{self.layer}'{suggest(self.layer, LAYERS)}")
+        if self.layer == "block":
+            return network.blocks[index].like(width, wider, stride)
+        return conv_layer(width, wider, LAYERS[self.layer], stride)
+
+
+def carried_strides(network: Network, layer: int, chosen: Sequence[int]) -> list[int]:
+    """The stride of each chosen layer, 1 or 2: one halving of the resolution at a time.
+
+    On ResNets these are the official code's, which goes by widths; on other networks they are our
+    reading of it (for VGG on ImageNet that code does not halve between two groups of one width).
+    """
+    strides, position, due = [], layer, 0
+    for index in chosen:
+        due += sum(int(log2(block.stride)) for block in network.blocks[position + 1 : index + 1])
+        strides.append(2 if due else 1)
+        due, position = max(0, due - 1), index
+    return strides
+
+
+def conv_layer(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU; He's normal initialisation (fan-out), no bias."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    he_normal(conv)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+Build = Callable[[int], tuple[nn.Module, str]]  # a block's index -> its classifier, in words
+
+
+def scaled_or(
+    own: Build, network: Network, depth: int, decay: float, multiplier: float
+) -> tuple[Build, int]:
+    """A rule's own classifiers, or from depth 2 those of Table 9; and how many blocks are joint.
+
+    Those are 3x3 convolutions at the block's resolution, `multiplier` times as wide, of AugLocal's
+    depths; the last `depth` blocks train together as they do there.
+    """
+    if depth == 0:
+        return own, 1
+    counts = hidden_layers(len(network.blocks), depth, decay, joint=True)
+    scaled = Auxiliary("repetitive", "conv3x3", multiplier)
+    return lambda index: scaled.build(network, index, counts[index]), depth
