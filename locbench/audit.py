@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from locbench.networks.base import Network
+from locbench.networks import Network, make_network
 from locbench.recipes import Network as NetworkSettings
-from locbench.registry import NETWORKS
 from locbench.rules import build_units
 from locbench.training.engine import Batch, Engine, Unit, trainable
 from locbench.training.loop import unit_name
@@ -68,6 +67,7 @@ def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Param
     those that the loss must not reach.
     """
     x = batch.images
+    torch.manual_seed(0)  # as before the engine's step: where there is dropout, it is the same
     for index, block in enumerate(network.blocks[: unit.stop]):
         x = block(x.detach() if index == unit.start else x)
     loss, _ = unit.objective(x, batch)
@@ -104,12 +104,11 @@ def audit(
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        net: Network = NETWORKS.get(network)(settings or NetworkSettings(), num_classes=10).train()
+        net = make_network(network, settings or NetworkSettings(), 10, resolution).train()
         units = build_units(rule, net, rule_settings or {})
         _perturb([net, *(unit.objective for unit in units)])
-        batch = Batch(
-            torch.rand(2 * images, 3, resolution, resolution), torch.arange(2 * images) % 10
-        )
+        pixels = torch.rand(2 * images, 3, resolution, resolution)
+        batch = Batch(pixels, torch.arange(2 * images) % net.num_classes, pixels)
         return _measure(rule, network, net, units, batch)
     finally:
         torch.set_default_dtype(default)
@@ -126,6 +125,7 @@ def _measure(rule: str, name: str, net: Network, units: list[Unit], batch: Batch
         reaches.append(_reach(net, unit, gradients))
     error = float("inf")
     if not any(reach.lacking for reach in reaches):
+        torch.manual_seed(0)
         engine.step(batch)
         error = _worst_error(net, units, total)
     return Audit(rule, name, tuple(reaches), error)

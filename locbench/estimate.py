@@ -10,7 +10,7 @@ from typing import Any
 from locbench.paths import results_dir
 from locbench.recipes import Network
 from locbench.records import Record, Store
-from locbench.runs import RunSpec
+from locbench.runs import TRAINED, RunSpec
 
 RECORD_BYTES = 20_000
 FLOAT_BYTES = 4
@@ -57,7 +57,7 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
     """
     size = _size(spec, known, build)
     kept, working = RECORD_BYTES, 0
-    if spec.kind == "pretrain":
+    if spec.kind in TRAINED:
         encoder = None if size is None else FLOAT_BYTES * size.parameters
         kept = None if encoder is None else kept + encoder
         working = CHECKPOINT * (encoder or 0)
@@ -65,21 +65,26 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
     if alike:
         best = max(alike, key=lambda r: (r.rule.get("name") == spec.rule, _profile(r) == _of(spec)))
         there = _forwards(best.kind, best.recipe, best.data["train_images"]) * _pixels(best.recipe)
-        here = _forwards(spec.kind, spec.recipe.as_dict(), spec.fingerprint["train"])
+        here = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
         seconds = best.cost["wall_time_s"] * here * _pixels(spec.recipe.as_dict()) / there
         return Estimate(seconds, kept, working, _device(best))
     rate, basis = _rate(known)
     if rate is None or size is None:
         return Estimate(None, kept, working, "nothing like it was measured yet")
-    forwards = _forwards(spec.kind, spec.recipe.as_dict(), spec.fingerprint["train"])
+    forwards = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
     return Estimate(forwards * size.multiply_adds / rate, kept, working, basis, rough=True)
+
+
+def _images(spec: RunSpec) -> int:
+    return spec.recipe.data.train_images or spec.fingerprint["train"]
 
 
 def _forwards(kind: str, recipe: dict[str, Any], images: int) -> float:
     """How many images' forward passes a run is worth."""
     probe = recipe["probe"]
-    if kind == "pretrain":
-        return images * recipe["schedule"]["epochs"] * VIEWS * FORWARDS_A_STEP
+    if kind in TRAINED:
+        views = VIEWS if kind == "pretrain" else 1
+        return images * recipe["schedule"]["epochs"] * views * FORWARDS_A_STEP
     return images * (probe["epochs"] if kind == "probe" and probe["augment"] else 1)
 
 

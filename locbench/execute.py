@@ -12,7 +12,7 @@ from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
 from locbench.errors import RunFailed, UserError
 from locbench.locks import alone
-from locbench.networks.base import Network
+from locbench.networks import Network, make_network
 from locbench.probe import LinearProbe, calibrate, pixel_baseline
 from locbench.records import Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
@@ -156,11 +156,24 @@ def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.devic
     for name, curve in trainer.curves["units"].items():
         for key, values in curve.items():
             record.metrics[f"{key} of {name}"] = {"last": values[-1]}
-    images = trainer.total * spec.recipe.training.batch
+    if trainer.classifies:
+        _add_accuracy(trainer, record)
+    images = trainer.feed.images_in(trainer.total)
     record.cost["wall_time_s"] = round(trainer.elapsed, 2)
     record.cost["images_per_s"] = round(images / trainer.elapsed, 1)
     record.cost["steps"] = trainer.total
     record.cost["activation_bytes"] = trainer.activation_bytes
+
+
+def _add_accuracy(trainer: Trainer, record: Record) -> None:
+    """Test accuracy, last and best, of a run that trained its classifier; per block at the end."""
+    for key in ("top1", "top5"):
+        curve = trainer.curves["test"][key]
+        record.metrics[key] = {"last": curve[-1], "best": max(curve)}
+    for block, top1 in trainer.by_block.items():
+        stage = trainer.network.stage_of(block) + 1
+        record.per_block[str(block)] = {"stage": stage, "top1": top1}
+    record.tags["decoder"] = record.units[0]["auxiliary"]
 
 
 class WeightsDiverged(Diverged):
@@ -206,7 +219,8 @@ def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
     """
     data = shop.data(spec)
     torch.manual_seed(derive(spec.seed, "network"))
-    network = NETWORKS.get(spec.network)(spec.recipe.network, num_classes=len(data.classes))
+    classes = spec.recipe.data.classes or len(data.classes)
+    network = make_network(spec.network, spec.recipe.network, classes, spec.recipe.data.resolution)
     network.to(device, memory_format=torch.channels_last)
     if spec.parent is None and spec.encoder_file is None:
         calibrate(network, data.train, spec.recipe, device)
@@ -293,4 +307,4 @@ def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
     record.tags["decoder"] = "none"
 
 
-KINDS = {"pretrain": _pretrain, "probe": _probe, "pixels": _pixels}
+KINDS = {"pretrain": _pretrain, "train": _pretrain, "probe": _probe, "pixels": _pixels}

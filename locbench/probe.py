@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from locbench.data import ImageData, Images
-from locbench.data.augmentation import ProbeAugmentation, centre
+from locbench.data.views import probe_augmentation, test_view
 from locbench.errors import RunFailed, UserError
 from locbench.networks.base import Network
 from locbench.recipes import Probe, Recipe
@@ -104,7 +104,7 @@ def calibrate(network: Network, split: Images, recipe: Recipe, device: torch.dev
     network.train()
     with torch.no_grad():
         for images, _ in read(split, parts):
-            view = centre(images.to(device), recipe.data.resolution, recipe.augmentation)
+            view = test_view(images.to(device), recipe.data.resolution, recipe.augmentation)
             network.encode(view.contiguous(memory_format=torch.channels_last))
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
@@ -153,9 +153,7 @@ class LinearProbe:
             momentum=probe.momentum,
             weight_decay=probe.weight_decay,
         )
-        self.augment = ProbeAugmentation(
-            recipe.augmentation, recipe.data.resolution, channels_last=True
-        )
+        self.augment = probe_augmentation(recipe.augmentation, recipe.data.resolution)
         self.history: list[list[tuple[float, float]]] = []  # [epoch][block] -> top-1, top-5
         self.features: FrozenFeatures | None = None
 
@@ -166,7 +164,7 @@ class LinearProbe:
         aug, side = self.recipe.augmentation, self.recipe.data.resolution
         for part, (images, _) in zip(parts, read(split, parts), strict=True):
             pooled = pooled_features(
-                self.network, centre(images.to(self.device), side, aug), self.blocks
+                self.network, test_view(images.to(self.device), side, aug), self.blocks
             )
             rows = slice(int(part[0]), int(part[-1]) + 1)
             for whole, piece in zip(features, pooled, strict=True):
@@ -272,7 +270,7 @@ def _flat(split: Images, resolution: int, recipe: Recipe) -> Tensor:
     parts = torch.arange(len(split)).split(CHUNK)
     rows = torch.empty(len(split), 3 * resolution**2)
     for target, (images, _) in zip(rows.split(CHUNK), read(split, parts), strict=True):
-        target.copy_(centre(images, resolution, recipe.augmentation).flatten(1))
+        target.copy_(test_view(images, resolution, recipe.augmentation).flatten(1))
     return rows
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from locbench.errors import UserError
 from locbench.recipes import Recipe
 from locbench.records import identity_hash
 from locbench.registry import NETWORKS, RULES
@@ -16,13 +17,14 @@ FIRST_SEED = 1234  # of the runs of a cell; further ones count up
 # As for rules, networks and data sets: these go up when a fix in code changes the results.
 PROBE_VERSION = 1
 PIXELS_VERSION = 1
+TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule with labels: train
 # What a probe's images go through; the rest of the augmentation is pretraining's alone.
 PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: a pretraining, a probe of an encoder, or logistic regression on pixels.
+    """One run: a pretraining, a training with labels, a probe, or logistic regression on pixels.
 
     `rule` is "untrained" for a probe of initial weights. `parent` is the pretraining that a probe
     reads its encoder from; `encoder_file` (path, sha256) is a file given in its place.
@@ -46,7 +48,13 @@ class RunSpec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, and nothing else (no device, no paths, no dates)."""
-        data = {**self.fingerprint, "resolution": self.recipe.data.resolution}
+        asked = self.recipe.data
+        data = {**self.fingerprint, "resolution": asked.resolution}
+        # Only where they are asked for: what does not change a result leaves its name as it was.
+        if asked.train_images:
+            data["train_images"] = asked.train_images
+        if asked.classes and self.kind in TRAINED:
+            data["classifier"] = asked.classes
         return {"kind": self.kind, "seed": self.seed, "data": data, **self._settings()}
 
     def _settings(self) -> dict[str, Any]:
@@ -60,7 +68,7 @@ class RunSpec:
             "version": NETWORKS.entry(self.network).version,
             "settings": recipe["network"],
         }
-        if self.kind == "pretrain":
+        if self.kind in TRAINED:
             sections = ("augmentation", "optimizer", "schedule", "training")
             rule = {"name": self.rule, "version": RULES.entry(self.rule).version}
             rule["settings"] = recipe["rule"]
@@ -69,7 +77,7 @@ class RunSpec:
             "network": network,
             "encoder": self._encoder(),
             "probe": {"version": PROBE_VERSION, **recipe["probe"]},
-            "view": {k: view[k] for k in PROBE_VIEW},
+            "view": {k: view[k] for k in PROBE_VIEW} if self.recipe.gives == "views" else view,
         }
 
     def _encoder(self) -> dict[str, Any]:
@@ -91,6 +99,10 @@ class RunSpec:
         parts = [self.kind]
         if self.kind != "pixels":
             parts += [self.rule, self.network]
+        if self.kind == "train":
+            depth = self.recipe.rule.get("depth")
+            parts += [f"d{depth}"] if depth else []
+            parts.append(self.recipe.name.split("/")[-1])
         if self.kind == "probe":
             parts.append(self.recipe.probe.profile)
         return "-".join([*parts, self.scale, f"s{self.seed}", self.hash[:10]])
@@ -100,13 +112,23 @@ class RunSpec:
         return [*(self.parent.with_ancestors() if self.parent else []), self]
 
 
-def plan_pretrain(
+def plan_training(
     recipe: Recipe, rule: str, network: str, seed: int, fingerprint: dict[str, Any]
 ) -> RunSpec:
-    """The pretraining of `network` with `rule`; UserError if either is not registered."""
-    RULES.entry(rule)
+    """The training of `network` with `rule`: kind "pretrain", or "train" where it learns labels.
+
+    UserError if either is not registered, or the recipe does not give what the rule learns from.
+    """
+    learns = RULES.entry(rule).learns
     NETWORKS.entry(network)
-    return RunSpec("pretrain", recipe, rule, network, seed, fingerprint)
+    if learns != recipe.gives:
+        theirs = {"views": "two views of every image", "label": "one view and its label"}
+        raise UserError(
+            f"rule '{rule}' learns from {theirs[learns]}, and recipe {recipe.name} gives "
+            f"{theirs[recipe.gives]}: see `locbench list recipes`"
+        )
+    kind = "train" if learns == "label" else "pretrain"
+    return RunSpec(kind, recipe.for_run(rule, network), rule, network, seed, fingerprint)
 
 
 def plan_probe(
@@ -115,7 +137,8 @@ def plan_probe(
     """The probe of what `rule` pretrained, or of untrained weights."""
     parent = None
     if rule != UNTRAINED:
-        parent = plan_pretrain(recipe, rule, network, seed, fingerprint)
+        parent = plan_training(recipe, rule, network, seed, fingerprint)
+    recipe = recipe.for_run(rule, network)
     return RunSpec("probe", recipe, rule, network, seed, fingerprint, parent)
 
 

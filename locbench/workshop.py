@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from locbench.data import ImageData, load_data
+from locbench.data import ImageData, load_data, reduced
 from locbench.data import Progress as DataProgress
 from locbench.errors import UserError
 from locbench.records import Store
@@ -30,13 +30,15 @@ class Workshop:
     progress: Callable[[RunSpec], Progress] = _silent
     preparing: DataProgress | None = None
     features: dict[str, Any] = field(default_factory=dict)  # of the encoder probed last
-    _data: dict[tuple[str, int], ImageData] = field(default_factory=dict)
+    _data: dict[tuple[str, int, int], ImageData] = field(default_factory=dict)
 
     def data(self, spec: RunSpec) -> ImageData:
         """The run's data set, loaded once; UserError if it is not the one the run is planned on."""
-        key = (spec.recipe.data.name, spec.recipe.data.resolution)
+        asked = spec.recipe.data
+        key = (asked.name, asked.resolution, asked.train_images)
         if key not in self._data:
-            self._data[key] = load_data(*key, self.data_root, self.preparing)
+            whole = load_data(asked.name, asked.resolution, self.data_root, self.preparing)
+            self._data[key] = reduced(whole, asked.train_images)
         found, wanted = self._data[key], spec.fingerprint
         if (found.version, found.checksum) != (wanted["version"], wanted["checksum"]):
             raise UserError(

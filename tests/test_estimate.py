@@ -20,7 +20,7 @@ from locbench.paths import runs_dir
 from locbench.recipes import Network, load_recipe
 from locbench.records import Store
 from locbench.registry import NETWORKS
-from locbench.runs import UNTRAINED, plan_pixels, plan_pretrain, plan_probe
+from locbench.runs import UNTRAINED, plan_pixels, plan_probe, plan_training
 
 DATA = {"name": "shapes", "version": 1, "checksum": "", "classes": 10, "train": 1000, "test": 400}
 
@@ -43,7 +43,7 @@ def spec(kind="pretrain", rule="loco", network="resnet50", images=1000, **sets):
     data = {**DATA, "train": images}
     if kind == "pixels":
         return plan_pixels(recipe, data)
-    return (plan_pretrain if kind == "pretrain" else plan_probe)(recipe, rule, network, 1, data)
+    return (plan_training if kind == "pretrain" else plan_probe)(recipe, rule, network, 1, data)
 
 
 def guess(run, *known, build=False):

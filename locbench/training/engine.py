@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from locbench.training.recompute import recomputed
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,6 +39,7 @@ class Unit:
 
     `updates` holds block indices (None: all blocks of the unit); gradients still flow through the
     others. `ties` are further parameters that the loss reaches, such as those of a soft penalty.
+    With `recompute` each block keeps its input alone and runs again in the backward pass.
     """
 
     start: int
@@ -44,6 +47,7 @@ class Unit:
     objective: nn.Module
     updates: frozenset[int] | None = None
     ties: tuple[nn.Parameter, ...] = ()
+    recompute: bool = False
 
     def updated_blocks(self) -> list[int]:
         """Indices of the blocks whose parameters the loss may change."""
@@ -121,6 +125,10 @@ class Engine:
             max((i for i, u in enumerate(self.units) if u.start <= a and b <= u.stop), default=-1)
             for a, b in self.segments
         ]
+        self._recompute = [
+            any(u.recompute for u in self.units if u.start <= a and b <= u.stop)
+            for a, b in self.segments
+        ]
         self._parameters = [
             [self._updated(unit, a, b) for a, b in self.segments] for unit in self.units
         ]
@@ -164,7 +172,7 @@ class Engine:
         with torch.set_grad_enabled(self._last[s] >= 0), self._precision(x):
             y = x
             for block in self.blocks[start:stop]:
-                y = block(y)
+                y = recomputed(block, y) if self._recompute[s] else block(y)
         if self._last[s] >= 0:
             graphs.x[s], graphs.y[s] = x, y
         return y

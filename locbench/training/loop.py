@@ -12,21 +12,17 @@ from torch import Tensor, nn
 
 from locbench.cost.activations import SavedBytes
 from locbench.data import ImageData
-from locbench.data.augmentation import SimCLRAugmentation
 from locbench.errors import UserError
+from locbench.networks import make_network
 from locbench.recipes import Recipe
-from locbench.registry import NETWORKS
 from locbench.rules import build_units
 from locbench.training.checkpoints import discard_drafts, load_checkpoint, save_checkpoint
-from locbench.training.engine import Batch, Engine, Unit
+from locbench.training.engine import Engine, Unit
+from locbench.training.evaluate import evaluate
+from locbench.training.feeds import make_feed
 from locbench.training.guard import Diverged, FiniteGuard, pick_precision
-from locbench.training.optimizers import (
-    count_steps,
-    count_warmup,
-    make_optimizer,
-    warmup_cosine,
-)
-from locbench.training.seeds import derive, generator, stream
+from locbench.training.optimizers import learning_rate, make_optimizer
+from locbench.training.seeds import derive
 
 WINDOWS = 200  # how often the losses are read in a run, at least
 LONGEST_WINDOW = 50  # steps between two readings, and between two checkpoints, at most
@@ -63,7 +59,8 @@ class Trainer:
         self.recipe, self.seed, self.data = recipe, seed, data
         self.device = torch.device(device)
         torch.manual_seed(derive(seed, "network"))
-        self.network = NETWORKS.get(network)(recipe.network, num_classes=len(data.classes))
+        classes = recipe.data.classes or len(data.classes)
+        self.network = make_network(network, recipe.network, classes, recipe.data.resolution)
         torch.manual_seed(derive(seed, "objectives"))
         units = build_units(rule, self.network, recipe.rule)
         self.network.to(self.device, memory_format=torch.channels_last).train()
@@ -74,40 +71,26 @@ class Trainer:
         self.names = [unit_name(self.network, unit) for unit in self.engine.units]
         self.optimizer = make_optimizer(self.engine.parameters(), recipe.optimizer)
         self.guard = FiniteGuard(self.engine.parameters(), self.device)
-        self.augment = SimCLRAugmentation(
-            recipe.augmentation, recipe.data.resolution, channels_last=True
-        )
-        images, batch = len(data.train), recipe.training.batch
-        if batch > images:
-            raise UserError(
-                f"training.batch = {batch} is more than the {images} training images of "
-                f"{data.name}; set a smaller one with --set training.batch=N"
-            )
-        self.total = count_steps(images, recipe.schedule.epochs, batch)
-        self.warmup = count_warmup(images, recipe.schedule.warmup_epochs, batch)
+        self.feed = make_feed(recipe, data, seed, self.device)
+        self.total = self.feed.total
         self.window = max(1, min(LONGEST_WINDOW, self.total // WINDOWS))
         self.arithmetic = f"{self.precision or torch.float32} on {self.device.type}"
         self.step = 0
-        self.elapsed = 0.0
+        self.elapsed = 0.0  # seconds of training, without the evaluations
         self.activation_bytes = 0
+        self.by_block: dict[int, float] = {}  # test accuracy of the auxiliary classifiers, at last
         self.curves: dict[str, Any] = {"step": [], "lr": [], "units": {n: {} for n in self.names}}
         self._pending: list[Tensor] = []
+        trained = {id(p) for p in self.engine.parameters()}
+        # A contrastive rule leaves the network's classifier as it was: there is nothing to test.
+        self.classifies = all(id(p) in trained for p in self.network.head.parameters())
+        if self.classifies:
+            self.curves["test"] = {"step": [], "top1": [], "top5": []}
 
     def learning_rate(self, done: int) -> float:
         """The rate of the step that comes after `done` steps."""
-        return warmup_cosine(done, self.total, self.warmup, self.recipe.optimizer.lr)
-
-    def _indices(self, step: int) -> Tensor:
-        n = self.recipe.training.batch
-        return stream(self.seed, len(self.data.train), step * n, (step + 1) * n)
-
-    def batch(self) -> Batch:
-        """The coming step's two views, stacked: [2N, 3, R, R]."""
-        images = self.data.train.batch(self._indices(self.step)).to(self.device, non_blocking=True)
-        if self.data.streaming and self.step + 1 < self.total:
-            self.data.train.prefetch(self._indices(self.step + 1))
-        draw = generator(self.seed, "augmentation", self.step)
-        return Batch(self.augment.views(images, draw))
+        recipe = self.recipe
+        return learning_rate(recipe.schedule, recipe.optimizer.lr, done, self.feed)
 
     def train_step(self) -> None:
         """One step of all units; losses stay on the device."""
@@ -115,7 +98,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        losses, logs = self.engine.step(self.batch())
+        losses, logs = self.engine.step(self.feed.batch(self.step))
         self.guard.step(self.optimizer, losses)
         self._figures = [(n, key) for n, log in zip(self.names, logs, strict=True) for key in log]
         logged = [log[key] for log in logs for key in log]
@@ -157,6 +140,7 @@ class Trainer:
             "curves": self.curves,
             "elapsed": self.elapsed,
             "activation_bytes": self.activation_bytes,
+            "by_block": self.by_block,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -164,7 +148,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.objectives.load_state_dict(state["objectives"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for key in ("step", "curves", "elapsed", "activation_bytes"):
+        for key in ("step", "curves", "elapsed", "activation_bytes", "by_block"):
             setattr(self, key, state[key])
 
     def resume(self, checkpoint: Path) -> None:
@@ -190,18 +174,37 @@ class Trainer:
     def fit(self, checkpoint: Path, progress: Progress) -> None:
         """Train to the end, from the checkpoint if there is one, saving every 20 seconds or so."""
         self.resume(checkpoint)
-        saved = began = time.monotonic()
-        before = self.elapsed
+        saved = time.monotonic()
         while self.step < self.total:
+            began = time.monotonic()
             if self.step == 0:
                 with SavedBytes([self.network, self.objectives]) as saved_bytes:
                     self.train_step()
                 self.activation_bytes = saved_bytes.peak
             else:
                 self.train_step()
-            if self.step % self.window == 0 or self.step == self.total:
-                progress(self.step, self.total, self.read())
-                self.elapsed = before + time.monotonic() - began
+            due = self.step % self.window == 0 or self.step == self.total
+            tested = self.classifies and self.feed.ends_epoch(self.step)
+            figures = self.read() if due or tested else {}
+            self.elapsed += time.monotonic() - began
+            if tested:
+                figures["top1"] = self.test()
+            if due or tested:
+                progress(self.step, self.total, figures)
                 if time.monotonic() - saved > SAVE_EVERY_S or self.step == self.total:
                     save_checkpoint(checkpoint, self.state())
                     saved = time.monotonic()
+
+    def test(self) -> float:
+        """Top-1 on the test images in percent, noted in the curves; at the end of every block."""
+        units = self.engine.units if self.step == self.total else []
+        auxiliary = {unit.stop - 1: unit.objective for unit in units}
+        aug, side = self.recipe.augmentation, self.recipe.data.resolution
+        scores = evaluate(
+            self.network, self.data.test, aug, side, self.device, self.precision, auxiliary
+        )
+        curve = self.curves["test"]
+        for key, value in (("step", self.step), ("top1", scores.top1), ("top5", scores.top5)):
+            curve[key].append(value)
+        self.by_block = scores.by_block
+        return scores.top1

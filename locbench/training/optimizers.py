@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from locbench.recipes import Optimizer as OptimizerSettings
+from locbench.recipes import SGD, EpochCosine, Schedule
+from locbench.recipes import Optimizer as Lars
+
+if TYPE_CHECKING:
+    from locbench.training.feeds import Feed
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], settings: OptimizerSettings
+    parameters: Iterable[nn.Parameter], settings: Lars | SGD
 ) -> torch.optim.Optimizer:
     """The recipe's optimizer over these parameters.
+
+    SGD is torch's, over all parameters alike (AugLocal, sec. A.2 and code).
 
     LARS is timm's. Convolution and linear weights are adapted and decayed; batch norm and biases
     (fewer than two dimensions) are neither, as in the SimCLR code. timm differs from that code in
@@ -32,6 +39,15 @@ def make_optimizer(
     0.9): little of the 250,228 steps of a paper's run, much of a smoke run.
     """
     parameters = list(parameters)
+    if isinstance(settings, SGD):
+        return torch.optim.SGD(
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
     groups = [
         {
             "params": [p for p in parameters if p.ndim > 1],
@@ -44,9 +60,28 @@ def make_optimizer(
             "always_adapt": False,
         },
     ]
-    from timm.optim.lars import Lars
+    from timm.optim.lars import Lars as TimmLars
 
-    return Lars(groups, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)
+    return TimmLars(groups, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)
+
+
+def learning_rate(schedule: Schedule | EpochCosine, base: float, step: int, feed: Feed) -> float:
+    """The rate of a step, counted from 0; `base` is the optimizer's, the peak."""
+    if isinstance(schedule, EpochCosine):
+        return epoch_cosine(feed.epoch(step) + 1, schedule, base)
+    return warmup_cosine(step, feed.total, feed.steps(schedule.warmup_epochs), base)
+
+
+def epoch_cosine(epoch: int, schedule: EpochCosine, base: float) -> float:
+    """The rate of an epoch, counted from 1: half a cosine that is 0 in the last (AugLocal's code).
+
+    Over the warm-up's epochs it is mixed with `warmup_lr`, which the first has.
+    """
+    rate = 0.5 * base * (1 + math.cos(math.pi * epoch / schedule.epochs))
+    if epoch > schedule.warmup_epochs:
+        return rate
+    share = (epoch - 1) / schedule.warmup_epochs
+    return rate * share + schedule.warmup_lr * (1 - share)
 
 
 def warmup_cosine(step: int, total: int, warmup: int, base: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 
@@ -27,7 +28,11 @@ def stream(seed: int, images: int, start: int, stop: int) -> torch.Tensor:
     parts = []
     while start < stop:
         epoch, offset = divmod(start, images)
-        order = torch.randperm(images, generator=generator(seed, "order", epoch))
-        parts.append(order[offset : offset + stop - start])
+        parts.append(_order(seed, images, epoch)[offset : offset + stop - start])
         start += len(parts[-1])
     return torch.cat(parts)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, images: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(images, generator=generator(seed, "order", epoch))

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from locbench import networks
 from locbench.data import ImageData, Split
 from locbench.networks import Network
 from locbench.recipes import (
+    SGD,
     Augmentation,
+    Crop,
     Data,
     Optimizer,
     Probe,
@@ -21,19 +24,20 @@ from locbench.recipes import (
     Training,
 )
 from locbench.recipes import Network as Settings
-from locbench.registry import NETWORKS, RULES
+from locbench.registry import RULES
 from locbench.rules import build_units
-from locbench.training.engine import Batch, Unit
+from locbench.training.engine import Batch, Engine, Unit
 
 TINY = Settings(width=0.125, blocks=1, stem="small")
 SIDE = 16
 CLASSES = 4
+SEED = 11
 FINGERPRINT = {"name": "fake", "version": 1, "checksum": "0" * 64}
 
 
 def make_network(name: str, settings: Settings = TINY) -> Network:
     """A network in training mode, moved off special values: no zero scale hides a branch."""
-    network = NETWORKS.get(name)(settings, num_classes=CLASSES).train()
+    network = networks.make_network(name, settings, CLASSES, SIDE).train()
     perturb([network])
     return network
 
@@ -62,7 +66,11 @@ def make_batch(images: int = 4, side: int = SIDE) -> Batch:
 
 
 def plain_loss(network: Network, unit: Unit, batch: Batch) -> Tensor:
-    """A unit's loss on a forward of its own; below its first block there is no graph at all."""
+    """A unit's loss on a forward of its own; below its first block there is no graph at all.
+
+    Seeded as `engine_step` is: where there is dropout, both leave out the same.
+    """
+    torch.manual_seed(SEED)
     with torch.no_grad():
         x = batch.images
         for block in network.blocks[: unit.start]:
@@ -70,6 +78,12 @@ def plain_loss(network: Network, unit: Unit, batch: Batch) -> Tensor:
     for block in network.blocks[unit.start : unit.stop]:
         x = block(x)
     return unit.objective(x, batch)[0]
+
+
+def engine_step(net: Network, units: list[Unit], batch: Batch):
+    """Losses and logs of one step of the engine, whose gradients are left in the parameters."""
+    torch.manual_seed(SEED)
+    return Engine(net.blocks, units).step(batch)
 
 
 def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Parameter, Tensor]:
@@ -132,17 +146,18 @@ def fake_data() -> ImageData:
     return ImageData("fake", 1, FINGERPRINT["checksum"], names, train, test)
 
 
-def small_recipe(rule_settings: dict[str, Any] | None = None, **sections: Any) -> Recipe:
-    """Seven steps of pretraining on `fake_data`, then three epochs of probe."""
+def small_recipe(rule: str, settings: dict[str, Any] | None = None, **sections: Any) -> Recipe:
+    """Six or seven steps of training on `fake_data`, then three epochs of probe."""
+    labels = RULES.entry(rule).learns == "label"
     return Recipe(
         name="conformance",
         scale="smoke",
-        rule=rule_settings or {},
+        rule=settings or {},
         **{
             "data": Data("shapes", SIDE),
-            "augmentation": Augmentation(),
+            "augmentation": Crop(padding=2) if labels else Augmentation(),
             "network": TINY,
-            "optimizer": Optimizer(lr=0.5),
+            "optimizer": SGD() if labels else Optimizer(lr=0.5),
             "schedule": Schedule(epochs=2, warmup_epochs=0.5),
             "training": Training(batch=8, precision="fp32"),
             "probe": Probe(epochs=3, lr=1.0, batch=8, milestones=(2,), augment=False, blocks="all"),

@@ -6,18 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-from locbench.registry import NETWORKS, RULES
-
-
-@pytest.fixture(scope="session", params=NETWORKS.names())
-def network(request: pytest.FixtureRequest) -> str:
-    return request.param
+from pairs import FAMILIES, PAIRS
 
 
-@pytest.fixture(scope="session", params=RULES.names())
-def rule(request: pytest.FixtureRequest) -> str:
-    return request.param
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`rule` and `network`: the pairs of `pairs`, or every family where there is no rule."""
+    wanted = [name for name in ("rule", "network") if name in metafunc.fixturenames]
+    wanted = [n for n in wanted if n not in _parametrized(metafunc)]
+    if wanted == ["rule", "network"]:
+        metafunc.parametrize(wanted, PAIRS, ids=[f"{r}-{n}" for r, n in PAIRS], scope="module")
+    elif wanted == ["network"]:
+        metafunc.parametrize("network", FAMILIES, scope="module")
+
+
+def _parametrized(metafunc: pytest.Metafunc) -> set[str]:
+    """What the test itself is parametrized by."""
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    return {name.strip() for m in marks for name in (m.split(",") if isinstance(m, str) else m)}
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_probe_leaves_the_network_bit_identical(network, blocks, augment):
     net = make_network(network)
     net.encode(make_batch().images)  # statistics that are not 0 and 1
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    recipe = small_recipe()
+    recipe = small_recipe("loco")
     settings = dataclasses.replace(recipe.probe, blocks=blocks, augment=augment)
     recipe = dataclasses.replace(recipe, probe=settings)
     probe = LinearProbe(net, fake_data(), recipe, 0, torch.device("cpu"))
@@ -75,7 +75,7 @@ def test_a_probe_leaves_the_network_bit_identical(network, blocks, augment):
 
 def test_a_probe_classifies_each_blocks_width(network):
     net = make_network(network)
-    probe = LinearProbe(net, fake_data(), small_recipe(), 0, torch.device("cpu"))
+    probe = LinearProbe(net, fake_data(), small_recipe("loco"), 0, torch.device("cpu"))
     assert probe.blocks == list(range(len(net.blocks)))
     shapes = [(head.in_features, head.out_features) for head in probe.heads]
     assert shapes == [(width, CLASSES) for width in net.widths]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conformance_kit import (
     TINY,
+    engine_step,
     largest_by_block,
     make_batch,
     make_network,
@@ -13,7 +14,6 @@ from conformance_kit import (
 )
 
 from locbench.audit import audit
-from locbench.training.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -39,7 +39,7 @@ def test_the_engine_with_one_unit_alone_leaves_no_gradient_elsewhere(rule, netwo
     for unit in units:
         for parameter in everything:
             parameter.grad = None
-        Engine(net.blocks, [unit]).step(batch)
+        engine_step(net, [unit], batch)
         own = {id(p) for p in (*unit.objective.parameters(), *unit.ties)}
         touched = {id(p) for p in everything if p.grad is not None}
         assert touched <= own | in_blocks(net, unit.updated_blocks())
@@ -63,7 +63,7 @@ def test_the_engines_gradients_are_the_sum_of_the_units_apart(rule, network):
     for unit in units:
         for parameter, gradient in plain_gradients(net, unit, batch).items():
             expected[parameter] = expected.get(parameter, 0) + gradient
-    Engine(net.blocks, units).step(batch)
+    engine_step(net, units, batch)
     parameters = [*net.parameters(), *(p for u in units for p in u.objective.parameters())]
     assert {id(p) for p in parameters if p.grad is not None} == {id(p) for p in expected}
     for parameter, gradient in expected.items():
@@ -73,9 +73,9 @@ def test_the_engines_gradients_are_the_sum_of_the_units_apart(rule, network):
 def test_the_engine_returns_the_losses_of_a_plain_forward(rule, network):
     net = make_network(network)
     batch = make_batch()
-    engine = Engine(net.blocks, make_units(rule, net))
-    losses, logs = engine.step(batch)
-    plain = torch.stack([plain_loss(net, unit, batch) for unit in engine.units])
+    units = make_units(rule, net)
+    losses, logs = engine_step(net, units, batch)
+    plain = torch.stack([plain_loss(net, unit, batch) for unit in units])
     torch.testing.assert_close(losses, plain.detach(), rtol=1e-10, atol=0)
     assert not losses.requires_grad
     assert not [value for log in logs for value in log.values() if value.requires_grad]
@@ -88,7 +88,7 @@ def test_a_step_runs_every_block_once(rule, network):
     runs = [0] * len(net.blocks)
     for index, block in enumerate(net.blocks):
         block.register_forward_hook(lambda *_, i=index: runs.__setitem__(i, runs[i] + 1))
-    Engine(net.blocks, units).step(make_batch())
+    engine_step(net, units, make_batch())
     assert runs == [1] * len(net.blocks)
     counts = {k: int(v) for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
     assert set(counts.values()) == {1}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conformance_kit import (
+    engine_step,
     fake_data,
     make_batch,
     make_network,
@@ -17,7 +18,6 @@ from locbench.recipes import Network as Settings
 from locbench.recipes import Training
 from locbench.registry import NETWORKS, RULES
 from locbench.training import loop
-from locbench.training.engine import Engine
 from locbench.training.loop import Trainer
 
 pytestmark = pytest.mark.full
@@ -55,7 +55,7 @@ def test_gradients_are_the_sum_of_the_units_apart(network, rule, settings, size,
     for unit in units:
         for parameter, gradient in plain_gradients(net, unit, batch).items():
             expected[parameter] = expected.get(parameter, 0) + gradient
-    Engine(net.blocks, units).step(batch)
+    engine_step(net, units, batch)
     for parameter, gradient in expected.items():
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-11)
 
@@ -67,7 +67,7 @@ def test_training_goes_on_bit_for_bit(network, rule, settings, precision, tmp_pa
     monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
 
     def trainer() -> Trainer:
-        recipe = small_recipe(settings, training=Training(batch=8, precision=precision))
+        recipe = small_recipe(rule, settings, training=Training(batch=8, precision=precision))
         return Trainer(recipe, rule, network, 0, fake_data(), "cpu")
 
     def stop(done, total, figures):

@@ -12,7 +12,7 @@ from locbench.errors import RunFailed, UserError
 from locbench.execute import Workshop, execute
 from locbench.records import Store
 from locbench.rules.contrastive import Contrastive
-from locbench.runs import RunSpec, plan_pretrain
+from locbench.runs import RunSpec, plan_training
 from locbench.training import guard as guards
 from locbench.training import loop
 from locbench.training.guard import Diverged, FiniteGuard, pick_device, pick_precision
@@ -100,11 +100,11 @@ def test_curves_keep_the_steps_before_the_bad_one_also_within_a_window(monkeypat
 
 def spec_of(rule: str = "loco") -> RunSpec:
     fingerprint = {"name": "shapes", "version": 1, "checksum": "tiny"}
-    return plan_pretrain(tiny_recipe(), rule, "resnet50", 3, fingerprint)
+    return plan_training(tiny_recipe(), rule, "resnet50", 3, fingerprint)
 
 
 def shop_at(folder: Path, **more) -> Workshop:
-    return Workshop(Store(folder), "cpu", _data={("shapes", SIDE): tiny_data()}, **more)
+    return Workshop(Store(folder), "cpu", _data={("shapes", SIDE, 0): tiny_data()}, **more)
 
 
 @pytest.mark.parametrize("bad_step", [0, STEPS - 1])

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from locbench.data import ImageData, Split
-from locbench.recipes import Data, Network, Optimizer, Recipe, Schedule, Training
+from locbench.recipes import (
+    SGD,
+    Augmentation,
+    Crop,
+    Data,
+    Network,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Training,
+)
+from locbench.registry import RULES
 from locbench.training.loop import Trainer
 
 SIDE, IMAGES, BATCH, EPOCHS = 16, 26, 8, 3
@@ -26,12 +37,16 @@ def tiny_data(images: int = IMAGES) -> ImageData:
     return ImageData("shapes", 1, "tiny", tuple("abcd"), split, split)
 
 
-def tiny_recipe(precision: str = "fp32", lr: float = 0.3, **sections: Any) -> Recipe:
-    """Ten steps of eight images on the tiny network."""
+def tiny_recipe(
+    precision: str = "fp32", lr: float = 0.3, rule: str = "loco", **sections: Any
+) -> Recipe:
+    """Ten steps of eight images on the tiny network; twelve where the rule learns labels."""
+    labels = RULES.entry(rule).learns == "label"
     defaults = {
         "data": Data("shapes", SIDE),
+        "augmentation": Crop(padding=2) if labels else Augmentation(),
         "network": NETWORK,
-        "optimizer": Optimizer(lr=lr),
+        "optimizer": SGD(lr=lr) if labels else Optimizer(lr=lr),
         "schedule": Schedule(EPOCHS, warmup_epochs=1.0),
         "training": Training(BATCH, precision),
     }
@@ -42,7 +57,7 @@ def tiny_trainer(
     rule: str, recipe: Recipe | None = None, network: str = "resnet50", seed: int = 3
 ) -> Trainer:
     """A trainer at its first step, on the CPU."""
-    return Trainer(recipe or tiny_recipe(), rule, network, seed, tiny_data(), "cpu")
+    return Trainer(recipe or tiny_recipe(rule=rule), rule, network, seed, tiny_data(), "cpu")
 
 
 def weights(trainer: Trainer) -> list[Tensor]:

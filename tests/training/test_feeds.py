@@ -1,0 +1,143 @@
+"""Batches with labels: what is in them, how steps are epochs, and the rates that go with them."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import BATCH, IMAGES, SIDE, tiny_data, tiny_recipe, tiny_trainer
+
+from locbench.data import Split
+from locbench.errors import UserError
+from locbench.recipes import Crop, EpochCosine, Schedule, Training
+from locbench.training.feeds import make_feed
+from locbench.training.optimizers import epoch_cosine
+
+CPU = torch.device("cpu")
+STEPS_AN_EPOCH = 4  # of 8, 8, 8 and 2 images
+
+
+def feed_of(seed: int = 3, data=None, **sections):
+    return make_feed(tiny_recipe(rule="bp", **sections), data or tiny_data(), seed, CPU)
+
+
+def test_an_epoch_has_every_image_once_and_keeps_its_last_batch():
+    feed = feed_of()
+    assert feed.total == 3 * STEPS_AN_EPOCH
+    orders = []
+    for epoch in range(3):
+        steps = range(epoch * STEPS_AN_EPOCH, (epoch + 1) * STEPS_AN_EPOCH)
+        assert {feed.epoch(step) for step in steps} == {epoch}
+        parts = [feed._indices(step) for step in steps]
+        assert [len(part) for part in parts] == [8, 8, 8, 2]
+        orders.append(torch.cat(parts).tolist())
+        assert sorted(orders[-1]) == list(range(IMAGES))
+    assert orders[0] != orders[1] != orders[2]
+    assert [step for step in range(1, 13) if feed.ends_epoch(step)] == [4, 8, 12]
+    assert [feed.images_in(step) for step in (1, 4, 5, 12)] == [8, 26, 34, 78]
+
+
+def test_a_batch_has_images_their_targets_and_their_pixels():
+    feed, data = feed_of(), tiny_data()
+    batch, indices = feed.batch(5), feed._indices(5)
+    assert torch.equal(batch.targets, data.train.targets[indices])
+    assert batch.pixels.shape == batch.images.shape == (BATCH, 3, SIDE, SIDE)
+    assert batch.pixels.min() >= 0 and batch.pixels.max() <= 1
+    torch.testing.assert_close(batch.images, (batch.pixels - 0.5) / 0.5)
+    # The hue tells the class of tiny_data, so images and targets belong together.
+    hues = batch.pixels.mean(dim=(2, 3))
+    for target in batch.targets.unique():
+        mine, others = hues[batch.targets == target], hues[batch.targets != target]
+        assert torch.cdist(mine, mine).max() < torch.cdist(mine, others).min()
+
+
+def test_draws_depend_on_seed_and_step_alone():
+    first = feed_of().batch(2).images
+    torch.rand(5)
+    assert torch.equal(first, feed_of().batch(2).images)
+    assert not torch.equal(first, feed_of(seed=4).batch(2).images)
+    again = feed_of()
+    again._indices = lambda step: feed_of()._indices(2)  # the same images at another step
+    assert not torch.equal(first, again.batch(6).images)
+
+
+def test_two_views_come_without_labels_and_one_view_with_them():
+    views = make_feed(tiny_recipe(), tiny_data(), 3, CPU).batch(0)
+    assert len(views.images) == 2 * BATCH and views.targets is None
+
+
+@pytest.mark.parametrize(("size", "words"), [(27, "26 training images"), (5, "leaves one of")])
+def test_batches_that_cannot_be_are_refused(size, words):
+    with pytest.raises(UserError, match=words):
+        feed_of(training=Training(size, "fp32"))
+
+
+def test_the_rates_are_those_of_the_official_code():
+    """The facts' check values: warm-up from 0.01, and exactly 0 in the last epoch."""
+    schedule = EpochCosine(epochs=400, warmup_epochs=10, warmup_lr=0.01)
+    rates = {e: epoch_cosine(e, schedule, 0.8) for e in range(1, 401)}
+    printed = {1: 0.01, 2: 0.088995, 5: 0.325877, 10: 0.71989, 11: 0.798508, 200: 0.4, 399: 1.2e-5}
+    for epoch, rate in printed.items():
+        assert rates[epoch] == pytest.approx(rate, rel=0.04 if epoch == 399 else 1e-5)
+    assert rates[400] == 0
+    low = {e: epoch_cosine(e, schedule, 0.1) for e in (1, 10, 11)}
+    assert low == {
+        k: pytest.approx(v, rel=1e-4) for k, v in {1: 0.01, 10: 0.090861, 11: 0.099814}.items()
+    }
+
+
+@pytest.mark.parametrize("schedule", [EpochCosine(epochs=3, warmup_epochs=1), Schedule(3, 0.5)])
+def test_the_rate_goes_with_the_epoch_or_with_the_step(schedule):
+    trainer = tiny_trainer("bp", tiny_recipe(rule="bp", schedule=schedule))
+    rates = [trainer.learning_rate(step) for step in range(12)]
+    changes = [step for step in range(1, 12) if rates[step] != rates[step - 1]]
+    assert changes == ([4, 8] if isinstance(schedule, EpochCosine) else list(range(1, 12)))
+
+
+def test_accuracy_is_that_of_a_plain_forward_in_evaluation_mode(tmp_path):
+    data = tiny_data()
+    draw = torch.Generator().manual_seed(9)
+    test = Split(
+        torch.randint(256, (13, 3, SIDE, SIDE), dtype=torch.uint8, generator=draw),
+        torch.arange(13) % 4,
+    )
+    trainer = tiny_trainer("dgl")
+    trainer.data = dataclasses.replace(data, test=test)
+    trainer.fit(tmp_path / "checkpoint.pt", lambda *_: None)
+    assert trainer.network.training and trainer.objectives.training
+    trainer.network.eval()
+    trainer.objectives.eval()
+    with torch.no_grad():
+        x, right = (test.images / 255 - 0.5) / 0.5, {}
+        for index, block in enumerate(trainer.network.blocks):
+            x = block(x)
+            for unit in trainer.engine.units:
+                if unit.stop == index + 1:
+                    right[index] = (unit.objective.logits(x).argmax(1) == test.targets).sum()
+    expected = {index: pytest.approx(100 * int(n) / 13) for index, n in right.items()}
+    assert trainer.by_block == expected
+    assert trainer.curves["test"]["top1"][-1] == expected[len(trainer.network.blocks) - 1]
+    assert trainer.curves["test"]["step"] == [4, 8, 12]
+    assert all(
+        a <= b for a, b in zip(*(trainer.curves["test"][k] for k in ("top1", "top5")), strict=True)
+    )
+
+
+def test_a_contrastive_rule_is_not_tested(tmp_path):
+    trainer = tiny_trainer("loco")
+    trainer.fit(tmp_path / "checkpoint.pt", lambda *_: None)
+    assert not trainer.classifies and "test" not in trainer.curves and trainer.by_block == {}
+
+
+def test_weight_decay_reaches_every_parameter_of_sgd():
+    trainer = tiny_trainer("auglocal", network="resnet32")
+    [group] = trainer.optimizer.param_groups
+    assert group["weight_decay"] == 1e-4 and group["momentum"] == 0.9 and group["nesterov"]
+    assert len(group["params"]) == len(trainer.engine.parameters())
+
+
+def test_the_classifier_has_as_many_classes_as_are_asked_for():
+    recipe = tiny_recipe(rule="bp")
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, classes=100))
+    trainer = tiny_trainer("bp", recipe)
+    assert trainer.network(torch.rand(2, 3, SIDE, SIDE)).shape == (2, 100)
+    assert isinstance(recipe.augmentation, Crop)
