@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -47,14 +47,20 @@ Sections = Mapping[str, Forms]
 
 @cache
 def _hints(form: type) -> dict[str, Any]:
-    return get_type_hints(form, include_extras=True)
+    hints = get_type_hints(form, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(form)}
 
 
 @cache
 def form_names(forms: Forms) -> dict[str, type]:
-    """The forms of a section by name; empty where there is one form only."""
-    kinds = {form: _hints(form).get("name") for form in forms} if len(forms) > 1 else {}
-    return {get_args(kind)[0]: form for form, kind in kinds.items() if kind is not None}
+    """The forms of a section by name; empty where there is one form only.
+
+    A form without a key `name` has its name in NAME: it is what a section without a name has.
+    """
+    if len(forms) == 1:
+        return {}
+    named = {form: _hints(form).get("name") for form in forms}
+    return {get_args(k)[0] if k is not None else form.NAME: form for form, k in named.items()}
 
 
 @cache
@@ -67,9 +73,14 @@ def kinds(forms: Forms) -> dict[str, Any]:
     return {**found, "name": Literal[tuple(names)]} if names else found
 
 
-def choose_form(forms: Forms, name: str | None) -> type:
-    """The form of this name, which is one of `form_names`; without a name the first."""
-    return forms[0] if name is None else form_names(forms).get(name, forms[0])
+def build_form(forms: Forms, entries: Mapping[str, Any], where: str, section: str) -> Any:
+    """A section's dataclass, of the form that `name` says, without a name of the first.
+
+    Checked once more: a key may fit another form of the section, and not the one that was chosen.
+    """
+    form = form_names(forms).get(entries.get("name"), forms[0])
+    own = {k: v for k, v in entries.items() if k != "name" or "name" in _hints(form)}
+    return form(**check_section({section: (form,)}, section, own, where))
 
 
 def overlay(
@@ -77,8 +88,8 @@ def overlay(
 ) -> dict[str, Any]:
     """A section's values with others over them; the name of another form starts it afresh."""
     names = form_names(sections[section]) if section in sections else {}
-    first = next((n for n, f in names.items() if f is sections[section][0]), None)
-    if names and entries.get("name", base.get("name", first)) != base.get("name", first):
+    held = base.get("name", next(iter(names), None))
+    if names and entries.get("name", held) != held:
         return dict(entries)
     return {**base, **entries}
 
@@ -98,9 +109,9 @@ def check_section(sections: Sections, section: str, entries: Any, where: str) ->
     if section == "rules":
         return {rule: _check_rule(v, rule, where) for rule, v in entries.items()}
     forms = sections[section]
-    if (name := entries.get("name")) is not None and name in form_names(forms):
-        forms = (form_names(forms)[name],)
     known = kinds(forms)
+    if (form := form_names(forms).get(entries.get("name"))) is not None:
+        known = {"name": known["name"], **_hints(form)}
     for key in entries:
         if key not in known:
             raise UserError(f"{where}: unknown key '{section}.{key}'{suggest(key, known)}")

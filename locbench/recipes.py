@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from locbench.checked import (
     FREE,
@@ -29,9 +29,9 @@ from locbench.checked import (
     Scalar,
     Share,
     Whole,
+    build_form,
     check_dotted,
     check_section,
-    choose_form,
     merge,
     overlay,
 )
@@ -45,10 +45,16 @@ SCALES = ("paper", "small", "smoke")
 
 @dataclass(frozen=True)
 class Data:
-    """A registered data set, and the side of the square images in pixels."""
+    """A registered data set, and the side of the square images in pixels.
+
+    train_images: of a set from which a part is taken, the same share of every class (0: all).
+    classes: of the classifier (0: as many as the data has).
+    """
 
     name: DataName = "shapes"
     resolution: Count = 32
+    train_images: Whole = 0
+    classes: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Augmentation:
     its size as a share of the image's side; `mean` and `std` are of images in [0, 1].
     """
 
+    NAME: ClassVar = "simclr"
     area: tuple[Share, Share] = (0.08, 1.0)
     aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -127,6 +134,7 @@ class SGD:
 class Schedule:
     """Epochs of pretraining, those of the linear warm-up included; half a cosine after it."""
 
+    NAME: ClassVar = "step cosine"
     epochs: Count = 800
     warmup_epochs: NotNegative = 10.0
 
@@ -140,7 +148,7 @@ class EpochCosine:
 
     name: Literal["epoch cosine"] = "epoch cosine"
     epochs: Count = 400
-    warmup_epochs: Whole = 10
+    warmup_epochs: NotNegative = 10.0
     warmup_lr: NotNegative = 0.01
 
 
@@ -192,6 +200,11 @@ class Recipe:
         """Plain dicts, lists and scalars, as they stand in a record; see `recipe_from_dict`."""
         values = _plain(dataclasses.asdict(self))
         return values if self.rules else {k: v for k, v in values.items() if k != "rules"}
+
+    @property
+    def gives(self) -> str:
+        """What a step of it gives a rule to learn from: two "views", or one and its "label"."""
+        return "label" if isinstance(self.augmentation, Crop) else "views"
 
     def for_run(self, rule: str, network: str) -> Recipe:
         """This recipe with the settings of one rule on one network, those in `rule` over them."""
@@ -437,9 +450,7 @@ def _build(
     sections = {}
     for section, forms in SECTIONS.items():
         entries = values.get(section, {})
-        form = choose_form(forms, entries.get("name"))
-        # Once more: a key may fit another form of the section, and not the one that was chosen.
-        sections[section] = form(**check_section({section: (form,)}, section, entries, where))
+        sections[section] = build_form(forms, entries, where, section)
     free = {section: dict(values.get(section, {})) for section in FREE}
     recipe = Recipe(name, scale, title, **free, **sections)
     _check_together(recipe, where)

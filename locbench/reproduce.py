@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PUBLISHED_DATA = {
     "imagenet": {"classes": 1000, "train": 1_281_167, "test": 50_000},
     "imagenette": {"classes": 10, "train": 9_469, "test": 3_925},
+    "cifar10": {"classes": 10, "train": 50_000, "test": 10_000},
+    "svhn": {"classes": 10, "train": 73_257, "test": 26_032},
+    "stl10": {"classes": 10, "train": 5_000, "test": 8_000},
 }
 PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
 # scikit-learn's logistic regression holds all pixels, in double precision, twice.
@@ -38,6 +41,7 @@ class Options:
     """What of a table is wanted, and how. `assume_data` plans on data that is not here (dry run).
 
     `rows` and `columns` are words between commas; of those between spaces all have to be there.
+    "all" is also what a table leaves out at smoke.
     """
 
     scale: str = "smoke"
@@ -64,6 +68,7 @@ class PlannedCell:
     specs: tuple[RunSpec, ...]
     baseline: bool = False
     mismatches: tuple[str, ...] = ()
+    later: bool = False  # shown, also from records, but run only when it is asked for
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,24 @@ class Plan:
 
     def runs(self) -> list[RunSpec]:
         """Every run that the wanted cells need."""
-        return runs.unique([spec for planned in self.cells for spec in planned.specs])
+        wanted = [planned for planned in self.cells if not planned.later]
+        return runs.unique([spec for planned in wanted for spec in planned.specs])
 
 
 def _probe_cell(fill: dict[str, Any], recipe: Recipe, seed: int, data: dict[str, Any]) -> RunSpec:
     return runs.plan_probe(recipe, fill["rule"], fill["network"], seed, data)
 
 
-EVALUATIONS: dict[str, Callable[..., RunSpec]] = {"probe": _probe_cell}
+def _accuracy_cell(
+    fill: dict[str, Any], recipe: Recipe, seed: int, data: dict[str, Any]
+) -> RunSpec:
+    return runs.plan_training(recipe, fill["rule"], fill["network"], seed, data)
+
+
+EVALUATIONS: dict[str, Callable[..., RunSpec]] = {
+    "probe": _probe_cell,  # a linear probe of what the rule pretrained
+    "accuracy": _accuracy_cell,  # test accuracy of the classifier that the rule trained
+}
 
 
 def can_run(cell: Cell) -> bool:
@@ -152,7 +167,9 @@ class _Planner:
             for key, value in changed[section].items()
             if value != plain[section].get(key)
         ]
-        wanted = PUBLISHED_DATA.get(data["name"], {})
+        if data["name"] != recipe.data.name:
+            found.append(f"data set {data['name']}, not {recipe.data.name}")
+        wanted = PUBLISHED_DATA.get(recipe.data.name, {})
         for key, value in wanted.items():
             if data[key] != value:
                 found.append(f"{PUBLISHED_COUNTS[key]} {data[key]:,}, not {value:,}")
@@ -162,8 +179,10 @@ class _Planner:
 def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
     def hit(pattern: str | None, values: Iterable[Any]) -> bool:
         texts = [str(value).lower() for value in values]
-        if pattern is None or pattern in keys:
-            return pattern is None or pattern in texts
+        if pattern in (None, "all"):
+            return True
+        if pattern in keys:
+            return pattern in texts
         alternatives = [part.split() for part in pattern.lower().split(",") if part.strip()]
         return any(
             all(any(word in text for text in texts) for word in words) for words in alternatives
@@ -190,15 +209,24 @@ def make_plan(table: Table, options: Options) -> Plan:
             f"{' '.join(f'{k} {v}' for k, v in asked.items() if v is not None)}; rows have the "
             f"labels {', '.join(labels)}; columns are {', '.join(keys)}"
         )
-    cells = [planner.cell(cell) for cell in wanted]
+    cells = [replace(planner.cell(cell), later=_later(cell, options, table)) for cell in wanted]
     return Plan(table, options, (*cells, *_baselines(cells)), tuple(planner.assumed))
+
+
+def _later(cell: Cell, options: Options, table: Table) -> bool:
+    """Whether the table leaves this cell out at smoke, and the options do not ask for it."""
+    if options.scale != "smoke":
+        return False
+    asked = {axis: getattr(options, axis) for axis in ("rows", "columns")}
+    first = {axis: table.smoke.get(axis) for axis, words in asked.items() if words is None}
+    return not _wanted(cell, Options(**first), [column.key for column in table.columns])
 
 
 def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
     """For every probed network: the same untrained, and logistic regression on pixels."""
     found: dict[str, PlannedCell] = {}
     for planned in cells:
-        if not planned.specs or planned.cell.fill["evaluation"] != "probe":
+        if planned.later or not planned.specs or planned.cell.fill["evaluation"] != "probe":
             continue
         for rule in (UNTRAINED, runs.PIXELS):
             if rule == runs.PIXELS and not _pixels_fit(planned.specs[0]):

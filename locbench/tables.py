@@ -61,6 +61,7 @@ class Row:
     published: dict[str, Published]
     index: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single cells, by column
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Table:
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     fill: dict[str, Any] = field(default_factory=dict)
+    smoke: dict[str, str] = field(default_factory=dict)  # rows and columns run there unless asked
 
     def cells(self) -> Iterator[Cell]:
         """The cells row by row: those with a published value, or that a run can fill."""
@@ -124,7 +126,8 @@ class Table:
         # A row says that it can be filled; the table and the column only say how.
         if row.cited or not row.fill:
             return None
-        return merge(merge(self.fill, column.fill), row.fill)
+        own = {"set": row.sets[column.key]} if column.key in row.sets else {}
+        return merge(merge(merge(self.fill, column.fill), row.fill), own)
 
 
 def table_names() -> list[str]:
@@ -194,7 +197,10 @@ def _table(name: str, raw: dict[str, Any], where: str) -> Table:
     texts = {key: take(raw, key, str, where) for key in _TEXTS}
     notes = tuple(take_words(raw, "notes", where, []))
     parts = (notes, tuple(labels), columns, rows)
-    table = Table(name, paper, int(number), *texts.values(), *parts, fill=fill)
+    smoke = take(raw, "smoke", dict, where, {})
+    check_keys(smoke, ("rows", "columns"), f"{where}: smoke")
+    smoke = {key: take(smoke, key, str, f"{where}: smoke") for key in smoke}
+    table = Table(name, paper, int(number), *texts.values(), *parts, fill=fill, smoke=smoke)
     for cell in table.cells():
         if cell.fill is not None and (lacks := [k for k in _FILL_NEEDS if k not in cell.fill]):
             raise UserError(f"{where}: row {cell.row.index + 1}: its fill has no '{lacks[0]}'")
@@ -202,7 +208,7 @@ def _table(name: str, raw: dict[str, Any], where: str) -> Table:
 
 
 _TEXTS = ("title", "source", "caption")
-_LATER = ("reasons", "fill", "claims")
+_LATER = ("reasons", "fill", "smoke", "claims")
 _ROW_KEYS = ("cited", "source", "inferred", "fill")
 _FILL_NEEDS = ("recipe", "evaluation", "rule", "network")
 
@@ -260,6 +266,7 @@ def _row(
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise UserError(f"{where}: label '{label}' must be text or a number, not {value!r}")
     published = {c.key: _published(raw[c.key], c, where) for c in columns if c.key in raw}
+    sets = {c.key: _cell_set(raw.get(c.key), f"{where}: '{c.key}'") for c in columns}
     inferred = take(raw, "inferred", dict, where, {})
     check_keys(inferred, [*named, *published], f"{where}: inferred")
     check_keys((take(inferred, key, str, where) for key in inferred), reasons, f"{where}: inferred")
@@ -275,11 +282,12 @@ def _row(
         published=published,
         index=index,
         reasons={key: take(reasons, code, str, where) for key, code in inferred.items()},
+        sets={key: values for key, values in sets.items() if values},
     )
 
 
 def _published(raw: Any, column: Column, where: str) -> Published:
-    """93.73, [93.73, 0.04] with a standard deviation, {value, std, n, ours}, or text."""
+    """93.73, [93.73, 0.04] with a standard deviation, {value, std, n, ours, set}, or text."""
     where = f"{where}: '{column.key}'"
     if isinstance(raw, list):
         if len(raw) != 2:
@@ -287,7 +295,7 @@ def _published(raw: Any, column: Column, where: str) -> Published:
         raw = {"value": raw[0], "std": raw[1]}
     elif not isinstance(raw, dict):
         raw = {"value": raw}
-    check_keys(raw, ("value", "std", "n", "ours"), where)
+    check_keys(raw, ("value", "std", "n", "ours", "set"), where)
     ours = take(raw, "ours", bool, where, False) or column.ours
     if _is_text(raw.get("value")):
         check_keys(raw, ("value", "ours"), f"{where} (text)")
@@ -298,6 +306,12 @@ def _published(raw: Any, column: Column, where: str) -> Published:
             raise UserError(f"{where}: {number} has more than {column.decimals} decimals")
     std = None if std is None else float(std)
     return Published(float(value), std, take(raw, "n", int, where, None), ours)
+
+
+def _cell_set(raw: Any, where: str) -> dict[str, Any]:
+    """What one cell sets of the recipe, over its row's and its column's."""
+    own = raw.get("set", {}) if isinstance(raw, dict) else {}
+    return _fill({"set": own}, where)["set"] if own else {}
 
 
 def _is_text(value: Any) -> bool:

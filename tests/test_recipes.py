@@ -57,7 +57,7 @@ def test_loco_imagenet_at_paper_scale_is_the_protocol_of_section_5_1():
     recipe = load_recipe(IMAGENET)
     assert recipe.name == IMAGENET and recipe.scale == "paper" and recipe.title
     assert recipe.rule == {"temperature": 0.1}
-    assert dataclasses.astuple(recipe.data) == ("imagenet", 224)
+    assert dataclasses.astuple(recipe.data) == ("imagenet", 224, 0, 0)
     assert dataclasses.astuple(recipe.network) == (1.0, 0, "imagenet")
     assert dataclasses.astuple(recipe.optimizer) == ("lars", 4.8, 0.9, 1e-6, 0.001)
     assert recipe.optimizer.lr == pytest.approx(0.3 * recipe.training.batch / 256)
@@ -86,7 +86,7 @@ def test_both_probe_profiles_of_the_papers():
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_resolves_at_every_scale_and_profile(name, scale):
     default = load_recipe(name, scale)
-    for profile in ("loco", "moco"):
+    for profile in ("loco", "moco") if default.gives == "views" else ():
         probe = load_recipe(name, scale, {"probe.profile": profile}).probe
         assert probe.profile == profile and probe.milestones[-1] < probe.epochs
     assert recipe_from_dict(json.loads(json.dumps(default.as_dict())), "here") == default
