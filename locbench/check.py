@@ -162,8 +162,10 @@ def check(
     return findings
 
 
-def update(runs: Sequence[str], fresh: Mapping[str, Record], store: Store) -> None:
-    """Make these records the reference, in the place of all others of scale `smoke`.
+def update(
+    runs: Sequence[str], fresh: Mapping[str, Record], references: Sequence[Record], store: Store
+) -> None:
+    """Make these records the reference, in the place of `references`.
 
     UserError unless every run is done: a reference that is not there checks nothing.
     """
@@ -173,8 +175,8 @@ def update(runs: Sequence[str], fresh: Mapping[str, Record], store: Store) -> No
             f"{len(lacking)} of {len(runs)} runs are not done ({lacking[0]}, ...): nothing was "
             "changed; run `locbench check --update` without --no-run"
         )
-    for old in store.all():
-        if old.scale == "smoke" and old != fresh.get(old.id):
+    for old in references:
+        if old != fresh.get(old.id):
             store.discard(old.id)
     for id in runs:
         store.save(fresh[id])

@@ -249,14 +249,18 @@ def audit(
     rule: str,
     network: str,
     width: Annotated[float, typer.Option(help="Width of the network.")] = 1.0,
-    depth: Annotated[int, typer.Option(help="Blocks a stage; 0 as published.")] = 0,
+    blocks: Annotated[int, typer.Option(help="Blocks a stage; 0 as published.")] = 0,
+    depth: Annotated[
+        int | None, typer.Option(help="Depth d of auxiliary networks: --set rule.depth=D.")
+    ] = None,
     set_: Sets = None,
     as_json: Json = False,
 ) -> None:
     """Which stages each unit's loss reaches, by plain autograd; exit code 1 if it leaks."""
     from locbench.commands import audit_report
 
-    holds = audit_report(rule, network, width, depth, set_ or [], as_json, _console())
+    sets = [*(set_ or []), *([] if depth is None else [f"rule.depth={depth}"])]
+    holds = audit_report(rule, network, width, blocks, sets, as_json, _console())
     if not holds:
         raise CheckFailed(f"audit of {rule} on {network} failed; see the table above")
 
@@ -278,6 +282,9 @@ def diff(
 
 @app.command()
 def check(
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Tables (default: those in results/).")
+    ] = None,
     runs: Runs = None,
     device: Device = "auto",
     no_run: Annotated[bool, typer.Option("--no-run", help="Compare only; train nothing.")] = False,
@@ -291,7 +298,7 @@ def check(
 
     if no_run and fresh:
         raise UserError("--fresh with --no-run would leave nothing to compare: leave one out")
-    check_report(_store(runs), device, no_run, update, fresh, as_json, _console())
+    check_report(tables or [], _store(runs), device, no_run, update, fresh, as_json, _console())
 
 
 @app.command()

@@ -140,21 +140,22 @@ def plan_pretrain(
 ) -> RunSpec:
     """A pretraining on the recipe's data."""
     data = fingerprint(recipe.data.name, recipe.data.resolution, data_root)
-    return run_specs.plan_pretrain(recipe, rule, network, seed, data)
+    return run_specs.plan_training(recipe, rule, network, seed, data)
 
 
 def plan_run_probe(run: str, store: Store, overrides: dict[str, Any]) -> RunSpec:
     """The probe of a pretraining in the store, under its own recipe with overrides."""
     record = store.find(run)
-    if record.kind != "pretrain":
+    if record.kind not in run_specs.TRAINED:
         raise UserError(
-            f"{record.id} is a {record.kind}, not a pretraining; probe the run it reads"
+            f"{record.id} is a {record.kind}, not a run that trained a network; probe the run it "
+            "reads"
         )
     if record.status != "done":
         raise UserError(f"{record.id} is {record.status}; finish it with the same pretrain command")
     data = {k: v for k, v in record.identity["data"].items() if k != "resolution"}
     parent = RunSpec(
-        "pretrain",
+        record.kind,
         recipe_from_dict(record.recipe, str(store.path(record.id))),
         record.rule["name"],
         record.network["name"],
@@ -215,15 +216,15 @@ def print_record(record: Record, store: Store, console: Console) -> None:
 
     console.print(Text(record.id, style="bold"), record.status, outcome(record), sep="  ")
     grid = Table.grid(padding=(0, 2))
+    scores = {int(block): score for block, score in record.per_block.items()}
     for unit in record.units:
         loss = record.metrics[f"loss of {unit['name']}"]["last"]
-        grid.add_row(unit["name"], unit["auxiliary"], f"loss {loss:.3f}")
-    for block, score in record.per_block.items():
-        grid.add_row(
-            f"block {int(block) + 1}",
-            f"stage {score['stage']}",
-            f"top-1 {score['top1']:.1f} % (best {score['top1_best']:.1f})",
-        )
+        score = scores.pop(unit["stop"] - 1, None)
+        accuracy = "" if score is None else f"top-1 {score['top1']:.1f} %"
+        grid.add_row(unit["name"], unit["auxiliary"], f"loss {loss:.3f}", accuracy)
+    for block, score in scores.items():
+        accuracy = f"top-1 {score['top1']:.1f} % (best {score['top1_best']:.1f})"
+        grid.add_row(f"block {block + 1}", f"stage {score['stage']}", accuracy)
     for key, value in record.cost.items():
         grid.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:g}")
     console.print(grid)
@@ -234,7 +235,7 @@ def audit_report(
     rule: str,
     network: str,
     width: float,
-    depth: int,
+    blocks: int,
     sets: list[str],
     as_json: bool,
     console: Console,
@@ -243,7 +244,7 @@ def audit_report(
     from locbench.audit import audit
 
     settings = {k.removeprefix("rule."): v for k, v in parse_overrides(sets).items()}
-    result = audit(rule, network, Network(width=width, blocks=depth), settings)
+    result = audit(rule, network, Network(width=width, blocks=blocks), settings)
     if as_json:
         console.print_json(json.dumps({**asdict(result), "holds": result.holds}))
         return result.holds

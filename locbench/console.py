@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from locbench.runs import FIRST_SEED
+from locbench.runs import FIRST_SEED, TRAINED
 
 if TYPE_CHECKING:
     from locbench.records import Record
@@ -42,9 +42,11 @@ def describe(spec: RunSpec) -> str:
     """A run in a few words."""
     if spec.kind == "pixels":
         return "pixels, logistic regression"
-    what = spec.kind if spec.kind == "pretrain" else f"probe ({spec.recipe.probe.profile})"
+    what = spec.kind if spec.kind in TRAINED else f"probe ({spec.recipe.probe.profile})"
+    depth = f" d={spec.recipe.rule['depth']}" if "depth" in spec.recipe.rule else ""
+    protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
     seed = "" if spec.seed == FIRST_SEED else f", seed {spec.seed}"
-    return f"{what} {spec.rule} {spec.network}{seed}"
+    return f"{what} {spec.rule}{depth} {spec.network}{protocol}{seed}"
 
 
 def outcome(record: Record) -> str:
@@ -70,7 +72,7 @@ class Watch:
             self.bar.remove_task(self._run)
         count = f"{self.finished + 1}/{self.total}"
         task = self._run = self.bar.add_task(describe(spec), total=None, count=count, figures="")
-        name = "loss" if spec.kind == "pretrain" else "top-1"
+        name = "loss" if spec.kind in TRAINED else "top-1"
 
         def update(done: int, of: int, figures: dict[str, float]) -> None:
             shown = " ".join(f"{value:.2f}" for value in figures.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,26 +22,46 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def smoke_plans() -> list[Plan]:
-    """The tables that something can be measured for, at scale smoke."""
-    plans = [make_plan(load_table(name), Options()) for name in table_names()]
-    return [plan for plan in plans if plan.runs()]
+def smoke_plans(names: Sequence[str], references: Sequence[Record]) -> list[Plan]:
+    """The named tables at scale smoke; without names those that have a reference, else all.
+
+    Only what a table runs there unasked. UserError for a table that nothing can be measured for.
+    """
+    asked = [resolve_name(name) for name in names] or table_names()
+    plans = [make_plan(load_table(name), Options()) for name in asked]
+    runnable = [plan for plan in plans if plan.runs()]
+    if names and len(runnable) < len(plans):
+        lacking = next(plan for plan in plans if not plan.runs())
+        raise UserError(f"{lacking.table.name}: no cell of it can be measured here yet")
+    places = {checks.place(record.id) for record in references}
+    known = [p for p in runnable if places & {checks.place(run.id) for run in p.runs()}]
+    return runnable if names or not known else known
 
 
 def check_report(
-    store: Store, device: str, no_run: bool, update: bool, fresh: bool, as_json: bool, out: Console
+    names: Sequence[str],
+    store: Store,
+    device: str,
+    no_run: bool,
+    update: bool,
+    fresh: bool,
+    as_json: bool,
+    out: Console,
 ) -> None:
-    """Train what is missing, then compare (or with `update` accept) all smoke records.
+    """Train what is missing, then compare (or with `update` accept) the tables' smoke records.
 
     Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
     """
-    plans, tolerances = smoke_plans(), checks.load_tolerances()
-    specs = unique([spec for plan in plans for spec in plan.runs()])
     references = [r for r in checks.reference_store().all() if r.scale == "smoke"]
+    plans, tolerances = smoke_plans(names, references), checks.load_tolerances()
+    specs = unique([spec for plan in plans for spec in plan.runs()])
+    if names:
+        places = {checks.place(spec.id) for spec in specs}
+        references = [r for r in references if checks.place(r.id) in places]
     if not references and not update:
         raise UserError(
             f"no reference records in {checks.reference_store().root}; make them with "
-            "`locbench check --update`"
+            "`locbench check --update` and the names of tables"
         )
     if fresh:
         commands.set_aside(specs, store)
@@ -51,7 +72,7 @@ def check_report(
     ids = [spec.id for spec in specs]
     records = {id: record for id in ids if (record := store.load(id)) is not None}
     if update:
-        _accept(plans, ids, records, store, out)
+        _accept(plans, ids, records, references, store, out)
         return
     _say_if_old(records)
     findings = checks.check(references, ids, records, tolerances)
@@ -66,13 +87,18 @@ def check_report(
 
 
 def _accept(
-    plans: list[Plan], ids: list[str], records: dict[str, Record], store: Store, out: Console
+    plans: list[Plan],
+    ids: list[str],
+    records: dict[str, Record],
+    references: list[Record],
+    store: Store,
+    out: Console,
 ) -> None:
     """Write records and rendered tables to results/."""
     diverged = [id for id in ids if id in records and records[id].status == "diverged"]
     if diverged:
         raise RunFailed(f"{diverged[0]} diverged: nothing was changed; mend it first")
-    checks.update(ids, records, checks.reference_store())
+    checks.update(ids, records, references, checks.reference_store())
     for plan in plans:
         path = results_dir() / "tables" / f"{plan.table.name}.md"
         try:

@@ -12,13 +12,14 @@ from PIL import Image
 
 from locbench import cli
 from locbench.records import Record, Store
-from locbench.runs import RunSpec
+from locbench.runs import TRAINED, RunSpec
 
 UNITS = {
     "simclr": (("stages 1-4", 0, 5, "2-layer MLP"),),
     "gim": tuple((f"stage {k}", k, k + 1, "2-layer MLP") for k in (1, 2, 3, 4)),
     "loco": tuple((f"stages {k}-{k + 1}", k, k + 2, "1 conv block + 2-layer MLP") for k in (1, 2)),
 }
+UNITS |= {rule: (("stages 1-3", 0, 3, "classifier"),) for rule in ("bp", "dgl", "auglocal")}
 TOP1 = {"simclr": 41.25, "gim": 36.5, "loco": 40.75, "untrained": 24.125, "pixels": 12.5}
 
 
@@ -55,7 +56,7 @@ def record(spec: RunSpec, score: Callable[[RunSpec], float] = top1, **changes) -
         finished="2020-12-06T00:01:00+00:00",
     )
     units = UNITS.get(spec.rule, ())
-    if spec.kind == "pretrain":
+    if spec.kind in TRAINED:
         made.units = [
             {"name": name, "start": start, "stop": stop, "updates": list(range(start, stop)),
              "auxiliary": auxiliary, "auxiliary_parameters": 1000 * stop}
@@ -70,8 +71,8 @@ def record(spec: RunSpec, score: Callable[[RunSpec], float] = top1, **changes) -
             "activation_bytes": 50_000_000,
             "steps": 240,
         }
-    else:
-        made.metrics = {"top1": {"last": score(spec), "best": score(spec) + 0.5}}
+    if spec.kind != "pretrain":
+        made.metrics |= {"top1": {"last": score(spec), "best": score(spec) + 0.5}}
         if spec.kind == "probe":
             made.tags["decoder"] = units[-1][-1] if units else "none"
     for key, value in changes.items():

@@ -299,8 +299,10 @@ def test_update_makes_the_records_the_reference_and_renders_the_tables(here, res
     gone = dataclasses.replace(here.load(LOCO), id="pretrain-old-x-smoke-s1-0123456789")
     for old in (record(small), gone):
         store.save(old)
-    code, out, _ = call(capsys, "check", "--no-run", "--update")
+    code, out, _ = call(capsys, "check", "loco/table1", "--no-run", "--update")
     assert code == 0 and f"{len(IDS)} records are the reference now" in out
+    assert store.ids() == sorted([*IDS, small.id, gone.id]), "only the table's were exchanged"
+    assert call(capsys, "check", "--no-run", "--update")[0] == 0
     assert store.ids() == sorted([*IDS, small.id]), "those of other scales stay"
     assert all(store.load(id) == here.load(id) for id in IDS)
     table = (results / "tables" / "loco" / "table1.md").read_text()
@@ -312,6 +314,23 @@ def test_update_makes_the_records_the_reference_and_renders_the_tables(here, res
     assert call(capsys, "check", "--no-run", "--update")[0] == 0
     assert store.load(PROBE).metrics["top1"]["last"] == 10.0
     assert call(capsys, "check", "--no-run")[0] == 0
+
+
+def test_a_table_without_a_reference_is_checked_once_it_is_named(here, reference, capsys, ran):
+    other = make_plan(load_table("auglocal/table2"), Options())
+    assert call(capsys, "check", "--no-run")[0] == 0, "its runs are not asked for"
+    code, _, err = call(capsys, "check", "auglocal/table2", "--update")
+    assert code == 0 and ran == [spec.id for spec in other.runs()]
+    assert check.reference_store().ids() == sorted([*IDS, *ran]), "LoCo's are as they were"
+    here.discard(ran[0])
+    code, _, err = call(capsys, "check", "--no-run")
+    assert code == 1 and place(ran[0]) in err, "from now on it is"
+    assert call(capsys, "check", "loco/table1", "--no-run")[0] == 0
+
+
+def test_a_table_that_cannot_be_measured_is_refused(here, reference, capsys):
+    line = complaint(capsys, "check", "auglocal/table6")
+    assert "auglocal/table6: no cell of it can be measured here yet" in line
 
 
 def test_update_refuses_what_is_not_whole(here, reference, capsys):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from fabricate import SETS, call, complaint, fill, image_folder, record
 
 from locbench.execute import CHECKPOINT, ENCODER
@@ -14,6 +15,7 @@ from locbench.paths import runs_dir
 from locbench.records import Store
 from locbench.reproduce import Options, make_plan
 from locbench.tables import load_table
+from locbench.training.engine import Batch
 from locbench.training.loop import Trainer
 
 TABLE1 = "loco/table1"
@@ -191,7 +193,7 @@ def test_a_run_that_is_not_found_or_ambiguous(capsys, store, plan):
     fill(plan.runs(), store)
     assert "did you mean" in complaint(capsys, "probe", "pretrain-simclr-resnet51")
     assert "begins 2 runs" in complaint(capsys, "probe", "pretrain-loco")
-    assert "not a pretraining" in complaint(capsys, "probe", "probe-loco-resnet50-loco")
+    assert "not a run that trained" in complaint(capsys, "probe", "probe-loco-resnet50-loco")
 
 
 # --- runs ------------------------------------------------------------------------------------
@@ -314,18 +316,17 @@ def test_reproduce_trains_probes_and_prints_only_the_table(capsys, tmp_path):
 def test_a_diverged_run_does_not_stop_the_others(capsys, store, tiny):
     reproduce = ["reproduce", "table1", "--rows", "gim,simclr", "--columns", "linear_top1", *tiny]
     with pytest.MonkeyPatch.context() as patch:
-        batch = Trainer.batch
+        step = Trainer.train_step
 
         def poisoned(self):
-            made = batch(self)
-            if (
-                len(self.names) == 4
-                and "shufflenet" in type(self.network.blocks[1].module).__module__
-            ):
-                made.images.fill_(float("nan"))
-            return made
+            kind = type(self.network.blocks[1].module).__module__
+            if self.step == 0 and len(self.names) == 4 and "shufflenet" in kind:
+                first = self.feed.batch(0).images
+                nothing = Batch(torch.full_like(first, float("nan")))
+                patch.setattr(self.feed, "batch", lambda step: nothing)
+            step(self)
 
-        patch.setattr(Trainer, "batch", poisoned)
+        patch.setattr(Trainer, "train_step", poisoned)
         code, out, err = call(capsys, *reproduce, "--format", "json")
     assert code == 3 and "Traceback" not in err
     line = err.splitlines()[-1]
@@ -378,9 +379,12 @@ def test_json_of_every_listing(capsys, store, plan):
 
 
 def test_an_audit_holds_and_a_leak_is_exit_code_1(capsys, monkeypatch):
-    small = ["audit", "gim", "resnet50", "--width", "0.125", "--depth", "1"]
+    small = ["audit", "gim", "resnet50", "--width", "0.125", "--blocks", "1"]
     code, out, err = call(capsys, *small, "--json")
     assert code == 0 and err == "" and json.loads(out)["holds"] is True
+    deep = ["audit", "auglocal", "resnet32", "--width", "0.5", "--depth", "3", "--json"]
+    code, out, err = call(capsys, *deep)
+    assert code == 0 and len(json.loads(out)["units"]) == 14
     code, out, _ = call(capsys, *small)
     assert code == 0 and "stage 4" in out
     monkeypatch.setattr("locbench.audit.Audit.holds", False)
