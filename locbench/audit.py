@@ -97,14 +97,19 @@ def audit(
     settings: NetworkSettings | None = None,
     rule_settings: dict | None = None,
     images: int = 4,
-    resolution: int = 64,
+    resolution: int = 0,
 ) -> Audit:
-    """Audit a registered rule on a registered network: float64, random weights and images."""
+    """Audit a registered rule on a registered network: float64, random weights and images.
+
+    The images have 64 pixels a side unless `resolution` says otherwise, and 32 for networks whose
+    stem keeps the resolution, which are made for small ones.
+    """
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         net = make_network(network, settings or NetworkSettings(), 10, resolution).train()
+        net.resolution = resolution = resolution or (32 if net.blocks[0].stride == 1 else 64)
         units = build_units(rule, net, rule_settings or {})
         _perturb([net, *(unit.objective for unit in units)])
         pixels = torch.rand(2 * images, 3, resolution, resolution)

@@ -106,7 +106,11 @@ def render(plan: Plan, store: Store, format: str) -> str:
     """The table with verdicts and claims, then what is shown beside it (baselines, ours)."""
     table, cells = plan.table, frame(plan, store)
     claims = judged_claims(plan, cells)
-    whole = Report(table.name, table.title, cells, table.label_names, claims=claims)
+    fills = [planned.cell.fill or {} for planned in plan.cells]
+    # Contrastive rules have decoders, supervised ones auxiliary networks.
+    supervised = any(fill.get("evaluation") == "accuracy" for fill in fills)
+    word = "auxiliary network" if supervised else "decoder"
+    whole = Report(table.name, table.title, cells, table.label_names, claims=claims, auxiliary=word)
     if format in ("csv", "json"):
         return render_report(whole, format)
     beside = cells["published"].isna() & ~cells["cited"]

@@ -63,7 +63,7 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
         working = CHECKPOINT * (encoder or 0)
     alike = [r for r in known if r.kind == spec.kind and _same_shape(r, spec)]
     if alike:
-        best = max(alike, key=lambda r: (r.rule.get("name") == spec.rule, _profile(r) == _of(spec)))
+        best = max(alike, key=lambda record: _likeness(record, spec))
         there = _forwards(best.kind, best.recipe, best.data["train_images"]) * _pixels(best.recipe)
         here = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
         seconds = best.cost["wall_time_s"] * here * _pixels(spec.recipe.as_dict()) / there
@@ -92,12 +92,13 @@ def _pixels(recipe: dict[str, Any]) -> int:
     return recipe["data"]["resolution"] ** 2
 
 
-def _profile(record: Record) -> Any:
-    return record.recipe["probe"]["profile"]
-
-
-def _of(spec: RunSpec) -> str:
-    return spec.recipe.probe.profile
+def _likeness(record: Record, spec: RunSpec) -> tuple[bool, bool, bool]:
+    """What besides kind and network is the same: the rule, its settings, the probe's profile."""
+    return (
+        record.rule.get("name") == spec.rule,
+        record.rule.get("settings") == dict(spec.recipe.rule),
+        record.recipe["probe"]["profile"] == spec.recipe.probe.profile,
+    )
 
 
 def _device(record: Record) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from locbench import runs, verdict
 from locbench.data.fingerprint import fingerprint
+from locbench.data.sources import OFFICIAL
 from locbench.errors import RunFailed, UserError
 from locbench.paths import runs_dir
 from locbench.recipes import SCALES, Recipe, load_recipe
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 PUBLISHED_DATA = {
     "imagenet": {"classes": 1000, "train": 1_281_167, "test": 50_000},
     "imagenette": {"classes": 10, "train": 9_469, "test": 3_925},
-    "cifar10": {"classes": 10, "train": 50_000, "test": 10_000},
-    "svhn": {"classes": 10, "train": 73_257, "test": 26_032},
-    "stl10": {"classes": 10, "train": 5_000, "test": 8_000},
+    **{
+        name: {"classes": official.classes, "train": official.train, "test": official.test}
+        for name, official in OFFICIAL.items()
+    },
 }
 PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
 # scikit-learn's logistic regression holds all pixels, in double precision, twice.

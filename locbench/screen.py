@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 100  # columns of a terminal, where no console says otherwise
-SHORT = {"published": "paper", "difference": "diff."}  # where a terminal is narrow
+SHORT = {
+    "published": "paper",
+    "difference": "diff.",
+    "auxiliary network": "auxiliary",
+}  # where a terminal is narrow
 STYLES = {
     "reproduced": "green",
     "better": "cyan",

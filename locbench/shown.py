@@ -47,6 +47,7 @@ class Report:
     claims: Sequence[JudgedClaim] = ()
     footnotes: Sequence[str] = ()
     quiet: bool = False  # does not say what the scale means
+    auxiliary: str = "decoder"  # what the networks that hang on the units are called
 
     def notes(self) -> list[str]:
         """What the scales of the measured numbers mean, then the footnotes."""
@@ -79,12 +80,12 @@ def shown_columns(report: Report) -> list[Column]:
         numbers = not any(isinstance(x["published"], str) for x in lines)
         columns.append(Column("published", numbers, [_published(x) for x in lines]))
         columns.append(Column("difference", True, [_difference(x) for x in lines]))
-    columns.append(Column("decoder", False, [label(x["decoder"]) for x in lines]))
+    columns.append(Column(report.auxiliary, False, [label(x["decoder"]) for x in lines]))
     if len({x["scale"] for x in lines if _present(x["measured"])}) > 1:
         columns.append(Column("scale", False, [label(x["scale"]) for x in lines]))
     if any(x["cited"] or _present(x["verdict"]) for x in lines):
         columns.append(Column("verdict", False, [_verdict(x) for x in lines]))
-    optional = {*report.labels, "decoder", "verdict"}
+    optional = {*report.labels, report.auxiliary, "verdict"}
     return [c for c in columns if c.head not in optional or any(c.cells)]
 
 

@@ -3,7 +3,7 @@
 Every image has a draw of its own, made on the CPU from one generator, so that a seed means the same
 views on every device. Pad, crop and flip are one gather of uint8 pixels, which nothing waits for.
 That is also the published order: the official AugLocal code pads a float image, which loses
-nothing, and is back at 8 bits before it crops (methods, A.3).
+nothing, and is back at 8 bits before it crops.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def unit_name(network: nn.Module, unit: Unit) -> str:
         if unit.start <= stage.start and stage.stop <= unit.stop
     ]
     if sum(len(network.stages[k - 1]) for k in held) != unit.stop - unit.start:
-        return f"blocks {unit.start + 1}-{unit.stop}"
+        several = f"blocks {unit.start + 1}-{unit.stop}"
+        return several if unit.stop - unit.start > 1 else f"block {unit.stop}"
     return f"stage {held[0]}" if len(held) == 1 else f"stages {held[0]}-{held[-1]}"
 
 

@@ -72,7 +72,7 @@ def test_batches_that_cannot_be_are_refused(size, words):
 
 
 def test_the_rates_are_those_of_the_official_code():
-    """The facts' check values: warm-up from 0.01, and exactly 0 in the last epoch."""
+    """Warm-up from 0.01, and exactly 0 in the last epoch."""
     schedule = EpochCosine(epochs=400, warmup_epochs=10, warmup_lr=0.01)
     rates = {e: epoch_cosine(e, schedule, 0.8) for e in range(1, 401)}
     printed = {1: 0.01, 2: 0.088995, 5: 0.325877, 10: 0.71989, 11: 0.798508, 200: 0.4, 399: 1.2e-5}

@@ -177,7 +177,7 @@ def test_units_are_named_by_their_stages():
     assert trainer.names == ["stages 1-2", "stages 2-3", "stages 3-4"]
     assert tiny_trainer("simclr").names == ["stages 1-4"]
     network, [unit, *_] = trainer.network, trainer.engine.units
-    for span, name in {(0, 3): "stages 1-2", (0, 1): "blocks 1-1", (1, 4): "blocks 2-4"}.items():
+    for span, name in {(0, 3): "stages 1-2", (0, 1): "block 1", (1, 4): "blocks 2-4"}.items():
         object.__setattr__(unit, "start", span[0])
         object.__setattr__(unit, "stop", span[1])
         assert unit_name(network, unit) == name
