@@ -109,8 +109,8 @@ def check_section(sections: Sections, section: str, entries: Any, where: str) ->
     if section == "rules":
         return {rule: _check_rule(v, rule, where) for rule, v in entries.items()}
     forms = sections[section]
-    known = kinds(forms)
-    if (form := form_names(forms).get(entries.get("name"))) is not None:
+    known, named = kinds(forms), entries.get("name")
+    if isinstance(named, str) and (form := form_names(forms).get(named)) is not None:
         known = {"name": known["name"], **_hints(form)}
     for key in entries:
         if key not in known:

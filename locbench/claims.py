@@ -20,8 +20,8 @@ Keys of a `[[claims]]` entry (tables/README.md has examples):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -83,11 +83,24 @@ class Claim:
         """The cells that the claim is about, each once, in order of use."""
         return list(dict.fromkeys(key for keys in self.comparisons for key in keys))
 
-    def judge(self, values: Mapping[Key, float]) -> ClaimResult:
+    def judge(
+        self, values: Mapping[Key, float], asked: Collection[Key] | None = None
+    ) -> ClaimResult:
         """Judge the claim on `values`: cell to number, in the unit of the cell's column.
 
-        A missing or non-finite value leaves the claim open (None), whatever the others say.
+        A missing or non-finite value leaves the claim open (None), whatever the others say. With
+        `asked`, only comparisons between those cells are judged, and it says how many of how many.
         """
+        if asked is None or all(key in asked for key in self.needs()):
+            return self._judge(values)
+        within = tuple(c for c in self.comparisons if all(key in asked for key in c))
+        count = f"{len(within)} of {len(self.comparisons)} comparisons"
+        if not within:
+            return ClaimResult(None, f"{count} asked for")
+        part = replace(self, comparisons=within)._judge(values)
+        return ClaimResult(part.holds, f"on {count}; {part.detail}")
+
+    def _judge(self, values: Mapping[Key, float]) -> ClaimResult:
         keys = self.needs()
         missing = [key for key in keys if not math.isfinite(values.get(key, math.nan))]
         if missing:

@@ -128,7 +128,10 @@ def reproduce(
         str | None, typer.Option(help="Only rows with these words: loco,gim or 'loco resnet-50'.")
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Only this column, or those with these words.")
+        str | None,
+        typer.Option(
+            help="Only this column, or those with these words; all: also what smoke omits."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs a cell; mean and spread of them.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show runs, hours, disk.")] = False,

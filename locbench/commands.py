@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from locbench.tables import Table
 
+# What a run's identity says of its data besides the set's fingerprint: the recipe has it too.
+OF_RECIPE = ("resolution", "train_images", "classifier")
 ENCODER_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -113,6 +115,10 @@ def render(plan: Plan, store: Store, format: str) -> str:
     whole = Report(table.name, table.title, cells, table.label_names, claims=claims, auxiliary=word)
     if format in ("csv", "json"):
         return render_report(whole, format)
+    later = dict.fromkeys(p.cell.column.label for p in plan.cells if p.later)
+    if later:
+        note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(later)}."
+        whole = replace(whole, footnotes=[note])
     beside = cells["published"].isna() & ~cells["cited"]
     console = terminal() if format == "rich" else None
     parts = [replace(whole, frame=cells[~beside])] if not beside.all() else []
@@ -135,7 +141,8 @@ def _labels(table: Table, cells: pd.DataFrame) -> list[str]:
 def judged_claims(plan: Plan, cells: pd.DataFrame) -> list[JudgedClaim]:
     """Each claim with its outcome on what was measured."""
     values = claim_values(plan, cells)
-    results = [(claim, claim.judge(values)) for claim in plan.table.claims]
+    asked = {planned.cell.key for planned in plan.cells if not (planned.later or planned.baseline)}
+    results = [(claim, claim.judge(values, asked)) for claim in plan.table.claims]
     return [JudgedClaim(claim.text, r.holds, r.detail) for claim, r in results]
 
 
@@ -157,7 +164,7 @@ def plan_run_probe(run: str, store: Store, overrides: dict[str, Any]) -> RunSpec
         )
     if record.status != "done":
         raise UserError(f"{record.id} is {record.status}; finish it with the same pretrain command")
-    data = {k: v for k, v in record.identity["data"].items() if k != "resolution"}
+    data = {k: v for k, v in record.identity["data"].items() if k not in OF_RECIPE}
     parent = RunSpec(
         record.kind,
         recipe_from_dict(record.recipe, str(store.path(record.id))),

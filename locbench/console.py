@@ -33,6 +33,9 @@ def terminal(stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=max(80, width), highlight=False)
 
 
+MOST_LOSSES = 4
+
+
 def say(text: str) -> None:
     """A line on stderr: stdout is for results."""
     terminal(stderr=True).print(text, markup=False)
@@ -43,7 +46,7 @@ def describe(spec: RunSpec) -> str:
     if spec.kind == "pixels":
         return "pixels, logistic regression"
     what = spec.kind if spec.kind in TRAINED else f"probe ({spec.recipe.probe.profile})"
-    depth = f" d={spec.recipe.rule['depth']}" if "depth" in spec.recipe.rule else ""
+    depth = "".join(f" {word}" for word in spec.variant) if spec.kind == "train" else ""
     protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
     seed = "" if spec.seed == FIRST_SEED else f", seed {spec.seed}"
     return f"{what} {spec.rule}{depth} {spec.network}{protocol}{seed}"
@@ -55,6 +58,20 @@ def outcome(record: Record) -> str:
         return f"top-1 {record.metrics['top1']['last']:.1f} %"
     losses = [f"{v['last']:.3f}" for k, v in record.metrics.items() if k.startswith("loss of ")]
     return f"loss {' '.join(losses)}"
+
+
+def current(figures: dict[str, float]) -> str:
+    """Losses and top-1 as a bar shows them; of more than four units the last one's loss.
+
+    That is the network's own classifier's, where a rule trains it.
+    """
+    losses = [f"{value:.2f}" for key, value in figures.items() if key != "top1"]
+    words = []
+    if losses:
+        words = ["loss", *losses] if len(losses) <= MOST_LOSSES else ["last loss", losses[-1]]
+    if "top1" in figures:
+        words += ["top-1", f"{figures['top1']:.1f} %"]
+    return " ".join(words)
 
 
 class Watch:
@@ -72,11 +89,9 @@ class Watch:
             self.bar.remove_task(self._run)
         count = f"{self.finished + 1}/{self.total}"
         task = self._run = self.bar.add_task(describe(spec), total=None, count=count, figures="")
-        name = "loss" if spec.kind in TRAINED else "top-1"
 
         def update(done: int, of: int, figures: dict[str, float]) -> None:
-            shown = " ".join(f"{value:.2f}" for value in figures.values())
-            self.bar.update(task, completed=done, total=of, figures=f"{name} {shown}")
+            self.bar.update(task, completed=done, total=of, figures=current(figures))
 
         return update
 

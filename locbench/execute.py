@@ -149,10 +149,12 @@ def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.devic
         trainer.fit(folder / CHECKPOINT, _noting(spec, shop, record, note))
     finally:
         note({})
-    encoder = trainer.network.encoder_state_dict()
-    if lost := [k for k, v in encoder.items() if not v.isfinite().all()]:
+    # With the classifier, where there is a trained one; a probe does without it.
+    whole = trainer.classifies
+    weights = trainer.network.state_dict() if whole else trainer.network.encoder_state_dict()
+    if lost := [k for k, v in weights.items() if not v.isfinite().all()]:
         raise WeightsDiverged(lost[0], trainer.total)
-    save_encoder(folder / ENCODER, encoder)
+    save_encoder(folder / ENCODER, weights)
     for name, curve in trainer.curves["units"].items():
         for key, values in curve.items():
             record.metrics[f"{key} of {name}"] = {"last": values[-1]}

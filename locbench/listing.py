@@ -55,8 +55,8 @@ def _recipes(store: Store) -> Listing:
     for path in sorted(recipes_dir().rglob("*.toml")):
         name = str(path.relative_to(recipes_dir()).with_suffix(""))
         recipe = load_recipe(name)
-        rows.append([name, recipe.title, recipe.data.name, recipe.schedule.epochs])
-    return "Recipes", ["recipe", "title", "data", "epochs"], rows
+        rows.append([name, recipe.title, recipe.data.name, recipe.schedule.epochs, recipe.gives])
+    return "Recipes", ["recipe", "title", "data", "epochs", "gives"], rows
 
 
 def _runs(store: Store) -> Listing:
@@ -78,10 +78,15 @@ def _registered(kind: str, entries: registry.Registry) -> Listing:
     return kind, ["name", "version", "what"], rows
 
 
+def _rules() -> Listing:
+    rows = [[rule.name, rule.version, rule.learns, rule.summary] for rule in registry.RULES]
+    return "Learning rules", ["name", "version", "learns from", "what"], rows
+
+
 LISTINGS = {
     "tables": _tables,
     "recipes": _recipes,
-    "rules": lambda store: _registered("Learning rules", registry.RULES),
+    "rules": lambda store: _rules(),
     "networks": lambda store: _registered("Networks", registry.NETWORKS),
     "datasets": lambda store: _registered("Data sets", registry.DATASETS),
     "runs": _runs,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from locbench.errors import UserError
@@ -30,6 +34,16 @@ class Entry:
     summary: str
     version: int = 1
     learns: str = "views"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Keyword-only arguments and their defaults, read from the source: it is not imported."""
+        module, attribute = self.target.split(":")
+        source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+        functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+        arguments = next(f.args for f in functions if f.name == attribute)
+        pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        return {argument.arg: ast.literal_eval(default) for argument, default in pairs}
 
     def load(self) -> Any:
         """The component itself: imports its module."""

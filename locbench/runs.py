@@ -10,6 +10,7 @@ from locbench.errors import UserError
 from locbench.recipes import Recipe
 from locbench.records import identity_hash
 from locbench.registry import NETWORKS, RULES
+from locbench.rules import check_settings
 
 UNTRAINED = "untrained"
 PIXELS = "pixels"
@@ -71,7 +72,7 @@ class RunSpec:
         if self.kind in TRAINED:
             sections = ("augmentation", "optimizer", "schedule", "training")
             rule = {"name": self.rule, "version": RULES.entry(self.rule).version}
-            rule["settings"] = recipe["rule"]
+            rule["settings"] = self._own_settings() if self.kind == "train" else recipe["rule"]
             return {"network": network, "rule": rule, **{k: recipe[k] for k in sections}}
         return {
             "network": network,
@@ -79,6 +80,25 @@ class RunSpec:
             "probe": {"version": PROBE_VERSION, **recipe["probe"]},
             "view": {k: view[k] for k in PROBE_VIEW} if self.recipe.gives == "views" else view,
         }
+
+    def _own_settings(self) -> dict[str, Any]:
+        """The rule's settings that are not its defaults, in its types: one protocol, one id."""
+        known = RULES.entry(self.rule).settings
+        typed = {k: type(known[k])(v) for k, v in self.recipe.rule.items()}
+        return {key: value for key, value in typed.items() if value != known[key]}
+
+    @property
+    def variant(self) -> list[str]:
+        """Words that tell a rule's forms apart for people: d6, sequential, conv3x3, m1.42."""
+        words = []
+        for key, value in sorted(self._own_settings().items()):
+            if isinstance(value, bool):
+                words.append(key)
+            elif isinstance(value, str):
+                words.append(value.replace("/", "-").replace(" ", "_"))
+            elif key in ("depth", "multiplier"):
+                words.append(f"{key[0]}{value:g}")
+        return words
 
     def _encoder(self) -> dict[str, Any]:
         """Where a probe's encoder comes from; a file by its content and not by its path."""
@@ -100,9 +120,7 @@ class RunSpec:
         if self.kind != "pixels":
             parts += [self.rule, self.network]
         if self.kind == "train":
-            depth = self.recipe.rule.get("depth")
-            parts += [f"d{depth}"] if depth else []
-            parts.append(self.recipe.name.split("/")[-1])
+            parts += [*self.variant, self.fingerprint["name"]]
         if self.kind == "probe":
             parts.append(self.recipe.probe.profile)
         return "-".join([*parts, self.scale, f"s{self.seed}", self.hash[:10]])
@@ -125,10 +143,13 @@ def plan_training(
         theirs = {"views": "two views of every image", "label": "one view and its label"}
         raise UserError(
             f"rule '{rule}' learns from {theirs[learns]}, and recipe {recipe.name} gives "
-            f"{theirs[recipe.gives]}: see `locbench list recipes`"
+            f"{theirs[recipe.gives]}: see `locbench list recipes`, or set augmentation.name to "
+            f"{'simclr' if learns == 'views' else 'crop'}"
         )
+    recipe = recipe.for_run(rule, network)
+    check_settings(RULES.entry(rule).settings, rule, recipe.rule)
     kind = "train" if learns == "label" else "pretrain"
-    return RunSpec(kind, recipe.for_run(rule, network), rule, network, seed, fingerprint)
+    return RunSpec(kind, recipe, rule, network, seed, fingerprint)
 
 
 def plan_probe(

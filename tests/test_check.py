@@ -328,6 +328,18 @@ def test_a_table_without_a_reference_is_checked_once_it_is_named(here, reference
     assert call(capsys, "check", "loco/table1", "--no-run")[0] == 0
 
 
+def test_tables_that_share_runs_and_names_keep_their_references(here, reference, capsys, ran):
+    """Selections of Table 5 differ from AugLocal's runs of Table 1 in their settings alone."""
+    both = ("auglocal/table1", "auglocal/table5")
+    assert call(capsys, "check", *both, "--update")[0] == 0
+    ids = check.reference_store().ids()
+    assert len(ids) == len(IDS) + 18 + 8
+    for name in both:
+        assert call(capsys, "check", name, "--no-run")[0] == 0
+        assert call(capsys, "check", name, "--no-run", "--update")[0] == 0
+        assert check.reference_store().ids() == ids
+
+
 def test_a_table_that_cannot_be_measured_is_refused(here, reference, capsys):
     line = complaint(capsys, "check", "auglocal/table6")
     assert "auglocal/table6: no cell of it can be measured here yet" in line

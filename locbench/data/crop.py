@@ -35,7 +35,7 @@ class Shifts:
 
 @lru_cache(maxsize=32)
 def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device)
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def normalise(pixels: Tensor, aug: Crop) -> Tensor:

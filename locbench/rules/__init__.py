@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from locbench.training.engine import Unit
 
 
-def check_settings(rule: Callable, name: str, settings: Mapping[str, Any]) -> None:
-    """A rule's settings are its keyword arguments; UserError for an unknown one or a wrong type."""
-    known = {
-        p.name: p.default
-        for p in inspect.signature(rule).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
+def check_settings(known: Mapping[str, Any], name: str, settings: Mapping[str, Any]) -> None:
+    """A rule's settings are its keyword arguments, `known` with their defaults.
+
+    UserError for an unknown one or a wrong type.
+    """
     for key, value in settings.items():
         if key not in known:
             raise UserError(f"rule '{name}' has no setting '{key}'{suggest(key, known)}")
@@ -35,5 +33,11 @@ def check_settings(rule: Callable, name: str, settings: Mapping[str, Any]) -> No
 def build_units(name: str, network: Network, settings: Mapping[str, Any]) -> list[Unit]:
     """The units of a registered rule on this network; UserError for a wrong name or setting."""
     rule = RULES.get(name)
-    check_settings(rule, name, settings)
+    check_settings(keyword_defaults(rule), name, settings)
     return rule(network, **settings)
+
+
+def keyword_defaults(rule: Callable) -> dict[str, Any]:
+    """The keyword-only arguments of a rule and their defaults."""
+    parameters = inspect.signature(rule).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}

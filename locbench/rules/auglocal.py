@@ -40,7 +40,7 @@ def auglocal(
     auxiliary = Auxiliary(selection, layer, multiplier)
 
     def objective(index: int, ratio: float) -> Supervised:
-        classifier, text = auxiliary.build(network, index, counts[index])
+        classifier, text = auxiliary.build(network, index, counts[index], norm=joint)
         if not reconstruction:
             return Supervised(classifier, text)
         further = Reconstruction(network.widths[index])

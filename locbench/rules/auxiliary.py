@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log2
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from locbench.errors import UserError
 from locbench.networks.base import Network, he_normal
@@ -73,8 +74,13 @@ class Auxiliary:
     layer: str = "block"
     multiplier: float = 1.0
 
-    def build(self, network: Network, layer: int, count: int) -> tuple[nn.Sequential, str]:
+    def build(
+        self, network: Network, layer: int, count: int, norm: bool = True
+    ) -> tuple[nn.Sequential, str]:
         """The auxiliary network of a block with `count` hidden layers, and its description.
+
+        With one hidden layer there is a batch norm before the classifier if `norm`, as in the code
+        for small images (the paper's Table 6 does not show it, the code for ImageNet has none).
 
         A halving of the resolution that the network makes between two selected layers is made by
         the next layer, one at a time; what is left over is carried to the layer after it.
@@ -85,12 +91,11 @@ class Auxiliary:
         path = select("uniform", total, layer, count) if selection.endswith(" s2") else chosen
         strides = carried_strides(network, layer, path)
         hidden, width = [], network.widths[layer]
-        for index, stride in zip(chosen, strides, strict=False):
+        for index, stride in zip(chosen, strides, strict=True):
             wider = self._width(network.widths[index])
             hidden.append(self._layer(network, index, width, wider, stride))
             width = wider
-        # As in the code for small images; the paper's Table 6 does not show the batch norm.
-        classifier = pooled(width, network.num_classes, norm=count <= 1)
+        classifier = pooled(width, network.num_classes, norm=norm and count <= 1)
         kind = "block" if self.layer == "block" else self.layer.replace("conv", "conv ")
         text = f"{len(hidden)} {kind}{'' if len(hidden) == 1 else 's'} + linear"
         return nn.Sequential(*hidden, *classifier), text
@@ -132,9 +137,26 @@ def carried_strides(network: Network, layer: int, chosen: Sequence[int]) -> list
     return strides
 
 
+class FullPixel(nn.Conv2d):
+    """A strided convolution that leaves bf16 for fp32 on a CPU where the map is one pixel wide.
+
+    oneDNN of torch 2.12 leaves the taps of its bf16 weight gradient that meet no pixel as memory
+    was, not zero.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H / stride, W / stride], in the dtype of the input."""
+        if features.device.type != "cpu" or features.shape[-1] > 1:
+            return super().forward(features)
+        with torch.autocast("cpu", enabled=False):
+            full = features.to(self.weight.dtype)
+            return super().forward(full).to(features.dtype)
+
+
 def conv_layer(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU; He's normal initialisation (fan-out), no bias."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    kind = FullPixel if stride > 1 else nn.Conv2d
+    conv = kind(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     he_normal(conv)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from locbench.data import ImageData, Split
-from locbench.data.augmentation import SimCLRAugmentation
+from locbench.data.augmentation import SimCLRAugmentation, send
 from locbench.data.crop import CropAugmentation, normalise
 from locbench.errors import UserError
 from locbench.recipes import Crop, Recipe
@@ -33,13 +33,15 @@ class Feed:
             )
         self.recipe, self.seed, self.device, self.streaming = recipe, seed, device, data.streaming
         # A set in memory lives on the GPU; there a batch is a gather, with no copy and no worker.
-        on_gpu = device.type == "cuda" and isinstance(data.train, Split)
-        self.train = data.train.to(device) if on_gpu else data.train
+        self.on_gpu = device.type == "cuda" and isinstance(data.train, Split)
+        self.train = data.train.to(device) if self.on_gpu else data.train
         self.total = self._count()
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0; begins to decode the next where images stream."""
         indices = self._indices(step)
+        if self.on_gpu:
+            indices = send(indices, self.device)  # once for all gathers, without waiting
         images = self.train.batch(indices).to(self.device, non_blocking=True)
         if self.streaming and step + 1 < self.total:
             self.train.prefetch(self._indices(step + 1))
@@ -138,7 +140,7 @@ class LabelsFeed(Feed):
 
     def _batch(self, images: Tensor, indices: Tensor, step: int) -> Batch:
         pixels = self.augment.pixels(images, generator(self.seed, "augmentation", step))
-        targets = self.targets[indices.to(self.device)]
+        targets = self.targets[indices.to(self.device, non_blocking=True)]
         return Batch(normalise(pixels, self.recipe.augmentation), targets, pixels)
 
 

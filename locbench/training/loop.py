@@ -61,6 +61,11 @@ class Trainer:
         self.device = torch.device(device)
         torch.manual_seed(derive(seed, "network"))
         classes = recipe.data.classes or len(data.classes)
+        if classes < len(data.classes):
+            raise UserError(
+                f"data.classes = {classes} is less than the {len(data.classes)} classes of "
+                f"{data.name}; set it to 0 for as many, or to more"
+            )
         self.network = make_network(network, recipe.network, classes, recipe.data.resolution)
         torch.manual_seed(derive(seed, "objectives"))
         units = build_units(rule, self.network, recipe.rule)
@@ -125,10 +130,11 @@ class Trainer:
     def _note(self, done: int, figures: list[float]) -> None:
         """One more point of every curve, after `done` steps."""
         self.curves["step"].append(done)
-        self.curves["lr"].append(self.learning_rate(done))
+        self.curves["lr"].append(self.learning_rate(min(done, self.total - 1)))
         keys = [*((name, "loss") for name in self.names), *self._figures]
         for (name, key), value in zip(keys, figures, strict=True):
-            self.curves["units"][name].setdefault(key, []).append(value)
+            short = float(f"{value:.6g}")  # of 55 units the digits fill a record
+            self.curves["units"][name].setdefault(key, []).append(short)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
@@ -175,7 +181,7 @@ class Trainer:
     def fit(self, checkpoint: Path, progress: Progress) -> None:
         """Train to the end, from the checkpoint if there is one, saving every 20 seconds or so."""
         self.resume(checkpoint)
-        saved = time.monotonic()
+        saved, figures = time.monotonic(), {}
         while self.step < self.total:
             began = time.monotonic()
             if self.step == 0:
@@ -185,12 +191,12 @@ class Trainer:
             else:
                 self.train_step()
             due = self.step % self.window == 0 or self.step == self.total
-            tested = self.classifies and self.feed.ends_epoch(self.step)
-            figures = self.read() if due or tested else {}
+            figures = self.read() if due else figures
             self.elapsed += time.monotonic() - began
-            if tested:
-                figures["top1"] = self.test()
-            if due or tested:
+            if self.classifies and self.feed.ends_epoch(self.step):
+                figures = {**figures, "top1": self.test()}
+                progress(self.step, self.total, figures)
+            if due:
                 progress(self.step, self.total, figures)
                 if time.monotonic() - saved > SAVE_EVERY_S or self.step == self.total:
                     save_checkpoint(checkpoint, self.state())
@@ -199,7 +205,9 @@ class Trainer:
     def test(self) -> float:
         """Top-1 on the test images in percent, noted in the curves; at the end of every block."""
         units = self.engine.units if self.step == self.total else []
-        auxiliary = {unit.stop - 1: unit.objective for unit in units}
+        # An objective without `logits` answers nothing by itself, and is not tested.
+        answering = [unit for unit in units if hasattr(unit.objective, "logits")]
+        auxiliary = {unit.stop - 1: unit.objective for unit in answering}
         aug, side = self.recipe.augmentation, self.recipe.data.resolution
         scores = evaluate(
             self.network, self.data.test, aug, side, self.device, self.precision, auxiliary

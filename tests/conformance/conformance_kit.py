@@ -35,9 +35,9 @@ SEED = 11
 FINGERPRINT = {"name": "fake", "version": 1, "checksum": "0" * 64}
 
 
-def make_network(name: str, settings: Settings = TINY) -> Network:
+def make_network(name: str, settings: Settings = TINY, side: int = SIDE) -> Network:
     """A network in training mode, moved off special values: no zero scale hides a branch."""
-    network = networks.make_network(name, settings, CLASSES, SIDE).train()
+    network = networks.make_network(name, settings, CLASSES, side).train()
     perturb([network])
     return network
 

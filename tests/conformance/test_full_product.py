@@ -48,7 +48,7 @@ def test_the_audit_holds_at_every_size_and_setting(network, rule, settings, size
 @pytest.mark.parametrize("network", NETWORKS.names())
 @pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=name)
 def test_gradients_are_the_sum_of_the_units_apart(network, rule, settings, size, float64):
-    net = make_network(network, size)
+    net = make_network(network, size, side=32)
     units = make_units(rule, net, settings)
     batch = make_batch(side=32)
     expected = {}

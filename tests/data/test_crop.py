@@ -15,7 +15,6 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from locbench.data.augmentation import centre
 from locbench.data.crop import CropAugmentation, Shifts, evaluation_view, normalise
 from locbench.errors import UserError
 from locbench.recipes import Crop
@@ -278,10 +277,3 @@ def test_evaluation_of_other_sides_sees_the_whole_image(height, width, size):
     expected = transforms.Compose(steps)(images.float() / 255).clamp(0, 1)
     expected = vision.normalize(expected, CIFAR10.mean, CIFAR10.std)
     torch.testing.assert_close(evaluation_view(images, 32, CIFAR10), expected, rtol=0, atol=1e-5)
-
-
-def test_the_probes_transform_takes_the_settings_too():
-    """A probe of a supervised network uses `centre`; up to the last bit, where sides are equal."""
-    images = some_images(3, 32)
-    view = centre(images, 32, CIFAR10)
-    torch.testing.assert_close(view, evaluation_view(images, 32, CIFAR10), rtol=0, atol=1e-6)

@@ -253,7 +253,7 @@ def norms_before_the_classifier(units: list[Unit]) -> list[int]:
         ({"depth": 2}, [1] * 14),
         ({"depth": 3}, [0] * 13),
         ({"depth": 6, "decay": 1.0}, [0] * 8 + [1] * 2),
-        ({"depth": 3, "decay": 0.0, "joint": False}, [0] * 14 + [1]),
+        ({"depth": 3, "decay": 0.0, "joint": False}, [0] * 15),
     ],
 )
 def test_a_batch_norm_precedes_the_classifier_only_after_one_hidden_layer(settings, expected):

@@ -142,7 +142,7 @@ def test_an_unknown_rule_is_named_with_the_nearest():
 
 
 def test_a_whole_number_is_a_temperature_too():
-    check_settings(RULES.get("simclr"), "simclr", {"temperature": 1})
+    check_settings(RULES.entry("simclr").settings, "simclr", {"temperature": 1})
 
 
 def test_settings_of_every_rule_are_keywords_with_defaults():
@@ -151,11 +151,13 @@ def test_settings_of_every_rule_are_keywords_with_defaults():
         _, *settings = inspect.signature(RULES.get(name)).parameters.values()
         assert all(s.kind is s.KEYWORD_ONLY for s in settings)
         assert all(isinstance(s.default, str | int | float) for s in settings)
+        read = RULES.entry(name).settings
+        assert read == {s.name: s.default for s in settings}, "read from the source, not imported"
 
 
 def test_the_recipe_of_the_paper_suits_all_three():
     for scale in ("paper", "small", "smoke"):
         recipe = load_recipe("loco/imagenet", scale)
         for rule in SPANS:
-            check_settings(RULES.get(rule), rule, recipe.rule)
+            check_settings(RULES.entry(rule).settings, rule, recipe.rule)
     assert load_recipe("loco/imagenet", "paper").rule["temperature"] == 0.1
