@@ -22,26 +22,33 @@ BAD = [math.inf, -math.inf, math.nan]
 
 
 def poison(
-    monkeypatch: pytest.MonkeyPatch, units: int, steps: set[int], unit: int, factor: float
+    monkeypatch: pytest.MonkeyPatch,
+    units: int,
+    steps: set[int],
+    unit: int,
+    factor: float,
+    kind: type[nn.Module] = Contrastive,
 ) -> None:
     """Make the loss of one unit not finite at these steps (from 0), in every trainer made now."""
     calls = iter(range(10**6))
-    forward = Contrastive.forward
+    forward = kind.forward
 
-    def poisoned(self: Contrastive, features: Tensor, batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def poisoned(self: nn.Module, features: Tensor, batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, log = forward(self, features, batch)
         step, number = divmod(next(calls), units)
         return (loss * factor if step in steps and number == unit else loss), log
 
-    monkeypatch.setattr(Contrastive, "forward", poisoned)
+    monkeypatch.setattr(kind, "forward", poisoned)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("bad", BAD)
-def test_the_guard_takes_steps_until_a_loss_is_not_finite(bad):
+def test_the_guard_takes_steps_until_a_loss_is_not_finite(bad, fused):
     def run(losses: list[list[float]], guarded: bool) -> list[Tensor]:
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "fused": fused}
+        optimizer = torch.optim.SGD(model.parameters(), **settings)
         guard = FiniteGuard(model.parameters(), CPU)
         for loss in losses:
             for parameter in model.parameters():
@@ -61,12 +68,16 @@ def test_the_guard_takes_steps_until_a_loss_is_not_finite(bad):
 
 
 @pytest.mark.parametrize(
-    ("rule", "bad"), [("simclr", math.nan), ("gim", -math.inf), ("loco", math.inf)]
+    ("rule", "bad"),
+    [
+        *(("simclr", math.nan), ("gim", -math.inf), ("loco", math.inf)),
+        *(("bp", math.nan), ("infopro", math.inf), ("auglocal", -math.inf)),
+    ],
 )
 def test_no_weight_changes_from_the_bad_step_on(rule, bad, monkeypatch):
     trainer = tiny_trainer(rule)
     count = len(trainer.names)
-    poison(monkeypatch, count, {3}, count - 1, bad)
+    poison(monkeypatch, count, {3}, count - 1, bad, type(trainer.objectives[0]))
     for _ in range(3):
         trainer.train_step()
     before, first = weights(trainer), weights(tiny_trainer(rule))
