@@ -59,17 +59,28 @@ class Audit:
         return all(unit.holds for unit in self.units) and self.engine_error < 1e-10
 
 
-def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Parameter, Tensor]:
+@torch.no_grad()
+def block_inputs(network: Network, images: Tensor) -> list[Tensor]:
+    """What every block is given in training, without a graph."""
+    inputs = [images]
+    for block in network.blocks[:-1]:
+        inputs.append(block(inputs[-1]))
+    return inputs
+
+
+def plain_gradients(
+    network: Network, unit: Unit, batch: Batch, inputs: list[Tensor]
+) -> dict[nn.Parameter, Tensor]:
     """Gradients of one unit's loss by autograd on a forward of its own, without the engine.
 
     The only cut is before the unit's first block. Parameters of blocks that the rule does not let
     the unit update are left out; all others of the network and of the objective are asked for, also
     those that the loss must not reach.
     """
-    x = batch.images
+    x = inputs[unit.start]
     torch.manual_seed(0)  # as before the engine's step: where there is dropout, it is the same
-    for index, block in enumerate(network.blocks[: unit.stop]):
-        x = block(x.detach() if index == unit.start else x)
+    for block in network.blocks[unit.start : unit.stop]:
+        x = block(x)
     loss, _ = unit.objective(x, batch)
     if not loss.requires_grad:
         return {}
@@ -122,9 +133,9 @@ def audit(
 def _measure(rule: str, name: str, net: Network, units: list[Unit], batch: Batch) -> Audit:
     engine = Engine(net.blocks, units)
     total: dict[nn.Parameter, Tensor] = {}
-    reaches = []
+    reaches, inputs = [], block_inputs(net, batch.images)
     for unit in engine.units:
-        gradients = plain_gradients(net, unit, batch)
+        gradients = plain_gradients(net, unit, batch, inputs)
         for parameter, gradient in gradients.items():
             total[parameter] = total.get(parameter, 0) + gradient
         reaches.append(_reach(net, unit, gradients))
