@@ -130,7 +130,7 @@ class Trainer:
     def _note(self, done: int, figures: list[float]) -> None:
         """One more point of every curve, after `done` steps."""
         self.curves["step"].append(done)
-        self.curves["lr"].append(self.learning_rate(min(done, self.total - 1)))
+        self.curves["lr"].append(self.learning_rate(done))
         keys = [*((name, "loss") for name in self.names), *self._figures]
         for (name, key), value in zip(keys, figures, strict=True):
             short = float(f"{value:.6g}")  # of 55 units the digits fill a record

@@ -68,7 +68,7 @@ def make_optimizer(
 def learning_rate(schedule: Schedule | EpochCosine, base: float, step: int, feed: Feed) -> float:
     """The rate of a step, counted from 0; `base` is the optimizer's, the peak."""
     if isinstance(schedule, EpochCosine):
-        return epoch_cosine(feed.epoch(step) + 1, schedule, base)
+        return epoch_cosine(min(feed.epoch(step) + 1, schedule.epochs), schedule, base)
     return warmup_cosine(step, feed.total, feed.steps(schedule.warmup_epochs), base)
 
 

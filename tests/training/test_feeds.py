@@ -90,6 +90,7 @@ def test_the_rate_goes_with_the_epoch_or_with_the_step(schedule):
     trainer = tiny_trainer("bp", tiny_recipe(rule="bp", schedule=schedule))
     rates = [trainer.learning_rate(step) for step in range(12)]
     changes = [step for step in range(1, 12) if rates[step] != rates[step - 1]]
+    assert trainer.learning_rate(12) <= rates[-1], "after the last step it does not rise again"
     assert changes == ([4, 8] if isinstance(schedule, EpochCosine) else list(range(1, 12)))
 
 
