@@ -304,7 +304,8 @@ def _encoder_key(spec: RunSpec) -> str:
 
 def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     data = shop.data(spec)
-    accuracy = pixel_baseline(data, spec.recipe.data.resolution, spec.recipe)
+    tell = shop.progress(spec)
+    accuracy = pixel_baseline(data, spec.recipe.data.resolution, spec.recipe, tell)
     record.metrics = {"top1": {"last": accuracy, "best": accuracy}}
     record.tags["decoder"] = "none"
 

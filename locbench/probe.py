@@ -274,14 +274,17 @@ def _flat(split: Images, resolution: int, recipe: Recipe) -> Tensor:
     return rows
 
 
-def pixel_baseline(data: ImageData, resolution: int, recipe: Recipe) -> float:
+def pixel_baseline(
+    data: ImageData, resolution: int, recipe: Recipe, progress: Progress | None = None
+) -> float:
     """Top-1 in percent of logistic regression (scikit-learn) on standardised pixels.
 
     Every one of the 3 * resolution^2 pixel values is a feature. The L2 penalty is chosen on a fifth
     of the training images, held out, then the classifier is fitted to all of them; the test images
     are only scored. A penalty p weighs p/2 |w|^2 against the mean cross-entropy, so that it means
     the same for data sets of any size (on Shapes 0.1 is best, and 0.01 overfits).
-    Raises RunFailed for data that no such fit can hold (ImageNet at 224 pixels: 770 GB).
+    `progress` is told of every fit. Raises RunFailed for data that no such fit can hold (ImageNet
+    at 224 pixels: 770 GB).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -299,10 +302,11 @@ def pixel_baseline(data: ImageData, resolution: int, recipe: Recipe) -> float:
     held, kept = order[: len(y) // 5], order[len(y) // 5 :]
     x_kept, x_held = x[kept], x[held]
     model = LogisticRegression(max_iter=1000, warm_start=True)
-    scores = {}
+    scores, tell = {}, progress or (lambda done, total, figures: None)
     for penalty in PENALTIES:
         model.set_params(C=1 / (penalty * len(kept))).fit(x_kept, y[kept])
         scores[penalty] = model.score(x_held, y[held])
+        tell(len(scores), len(PENALTIES) + 1, {"top1": 100 * scores[penalty]})
     best = max(scores, key=scores.get)  # of equals, the strongest
     model = LogisticRegression(C=1 / (best * len(y)), max_iter=1000).fit(x, y)
     test = scaler.transform(_flat(data.test, resolution, recipe).numpy())

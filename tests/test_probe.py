@@ -479,7 +479,12 @@ def test_two_views_of_an_image_differ_and_so_do_those_of_a_batch_and_of_steps():
 
 
 def test_separable_pixels_are_separated():
-    assert pixel_baseline(coloured_data(), SIDE, recipe_of()) > 99
+    told = []
+    accuracy = pixel_baseline(coloured_data(), SIDE, recipe_of(), lambda *at: told.append(at))
+    assert accuracy > 99
+    fits = len(probing.PENALTIES)
+    assert [(done, of) for done, of, _ in told] == [(k, fits + 1) for k in range(1, fits + 1)]
+    assert max(figures["top1"] for *_, figures in told) > 99
 
 
 def test_pixels_that_say_nothing_leave_chance():

@@ -1,13 +1,15 @@
 """The supervised rules beside AugLocal's official code: the same losses, and how fast.
 
     python tests/benchmarks/official.py speed CHECKOUT [--batch 256] [--rounds 5] [--threads 2]
+    python tests/benchmarks/official.py epoch CHECKOUT [--batch 256] [--rounds 5] [--threads 2]
     python tests/benchmarks/official.py parity CHECKOUT > tests/rules/official_losses.json
 
 CHECKOUT is a clone of github.com/ChenxiangMA/AugLocal. `parity` trains ResNet-32 for ten steps in
 float64 with that code, from weights and on batches that `recipe_of_numbers` makes, and writes down
 the loss of every unit; tests/rules/test_official.py holds that ours are the same. `speed` runs one
 training step of both by turns, in processes of their own, and prints medians; ours with bf16 and
-channels_last where the processor has it, and with fp32.
+channels_last where the processor has it, and with fp32. `epoch` does the same with the images of a
+short epoch, augmented as each does it: that code's transforms in a loader of two workers.
 """
 
 from __future__ import annotations
@@ -19,13 +21,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+import locbench  # noqa: E402, F401 - before torch: it sets how OpenMP's threads wait
+
+# isort: split
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+import torch.utils.data  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 CASES: dict[str, dict] = {
     "bp": {},
@@ -37,6 +47,7 @@ CASES: dict[str, dict] = {
 }
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 LAYERS, STEPS, BATCH = 16, 10, 4
+EPOCH = 20  # batches: enough that the start of the loader's workers counts little
 
 
 def official(case: str, checkout: Path, batch: int) -> tuple[nn.Module, dict[str, float]]:
@@ -183,12 +194,15 @@ def parity(checkout: Path) -> None:
     print("{\n" + ",\n".join(cases) + "\n}")
 
 
-def official_step(case: str, checkout: Path, batch: int) -> Callable[[], None]:
+Step = Callable[[Tensor, Tensor], None]
+
+
+def official_step(case: str, checkout: Path, batch: int) -> Step:
+    """One step of that code on normalised images and their targets."""
     model, weights = official(case, checkout, batch)
     optimizer = optimizer_of(model.parameters())
-    images, targets = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
 
-    def step() -> None:
+    def step(images: Tensor, targets: Tensor) -> None:
         optimizer.zero_grad()
         model(images, targets, **weights)
         optimizer.step()
@@ -196,58 +210,99 @@ def official_step(case: str, checkout: Path, batch: int) -> Callable[[], None]:
     return step
 
 
-def our_step(case: str, precision: str, batch: int) -> Callable[[], None]:
-    """A whole step of the trainer: augmentation, losses, guard and optimizer."""
+def official_loader(batch: int, batches: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Images as that code's training script sees CIFAR-10's: its transforms, two workers."""
+    from torchvision import transforms
+
+    augment = transforms.Compose(
+        [
+            transforms.ToTensor(),
+            transforms.Lambda(reflected),
+            transforms.ToPILImage(),
+            transforms.RandomCrop(32),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([m / 255 for m in MEAN], [s / 255 for s in STD]),
+        ]
+    )
+    pixels = torch.randint(256, (batch * batches, 32, 32, 3), dtype=torch.uint8).numpy()
+    data = [(Image.fromarray(image), k % 10) for k, image in enumerate(pixels)]
+    return torch.utils.data.DataLoader(Augmented(data, augment), batch, shuffle=True, num_workers=2)
+
+
+def reflected(image: Tensor) -> Tensor:
+    return F.pad(image[None], (4, 4, 4, 4), mode="reflect")[0]
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Images with a transform, as torchvision's data sets are."""
+
+    def __init__(self, data: list, augment: Callable) -> None:
+        self.data, self.augment = data, augment
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, target = self.data[index]
+        return self.augment(image), target
+
+
+def our_trainer(case: str, precision: str, batch: int, batches: int):
+    """Our trainer on as many images: its step is augmentation, losses, guard and optimizer."""
     from locbench.data import ImageData, Split
     from locbench.recipes import load_recipe
     from locbench.training.loop import Trainer
 
-    overrides = {"training.batch": batch, "training.precision": precision, "schedule.epochs": 400}
+    overrides = {"training.batch": batch, "training.precision": precision}
     overrides |= {f"rule.{key}": value for key, value in CASES[case].items()}
     recipe = load_recipe("auglocal/cifar10", "paper", overrides)
+    count = batch * batches
     split = Split(
-        torch.randint(256, (4 * batch, 3, 32, 32), dtype=torch.uint8), torch.arange(4 * batch) % 10
+        torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.arange(count) % 10
     )
     data = ImageData("cifar10", 1, "", tuple("0123456789"), split, split)
     rule = case.split()[0]
-    trainer = Trainer(recipe.for_run(rule, "resnet32"), rule, "resnet32", 1, data, "cpu")
-    return trainer.train_step
+    return Trainer(recipe.for_run(rule, "resnet32"), rule, "resnet32", 1, data, "cpu")
 
 
-def measure(which: str, case: str, checkout: Path, batch: int, threads: int) -> dict[str, float]:
-    """Median seconds of a step after two to warm up, and the process's peak resident bytes."""
-    torch.set_num_threads(threads)
-    step = (
-        official_step(case, checkout, batch)
-        if which == "official"
-        else our_step(case, which, batch)
-    )
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a step, and the process's peak resident bytes.
+
+    mode "speed": the median of four steps after two; "epoch": of one pass, by its batches.
+    """
+    torch.set_num_threads(args.threads)
+    which, batch, epoch = args.one, args.batch, args.mode == "epoch"
+    batches = EPOCH if epoch else 6
+    if which == "official":
+        step = official_step(args.case, args.checkout, batch)
+        fixed = [(torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,)))] * batches
+        calls = (partial(step, *x) for x in (official_loader(batch, batches) if epoch else fixed))
+    else:
+        trainer = our_trainer(args.case, which, batch, batches)
+        calls = iter([trainer.train_step] * batches)
     times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        step()
+    began = time.perf_counter()
+    for call in calls:
+        call()
         times.append(time.perf_counter() - began)
+    steps = [b - a for a, b in pairwise([0.0, *times])]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": statistics.median(times[2:]), "peak": peak}
+    return {"seconds": times[-1] / batches if epoch else statistics.median(steps[2:]), "peak": peak}
 
 
-def speed(checkout: Path, batch: int, rounds: int, threads: int) -> None:
-    print(f"ResNet-32, batch {batch}, {threads} threads, medians of {rounds} interleaved rounds")
+def compare(args: argparse.Namespace) -> None:
+    """Both by turns, each in a process of its own; medians over the rounds."""
+    what = f"epoch of {EPOCH} batches" if args.mode == "epoch" else "training step"
+    print(f"ResNet-32, {what}, batch {args.batch}, {args.threads} threads, {args.rounds} rounds")
     print(f"{'':14}{'official':>18}{'ours fp32':>24}{'ours bf16':>24}")
-    for case in CASES:
+    for case in args.cases.split(","):
         found: dict[str, list[dict[str, float]]] = {}
-        for _ in range(rounds):
+        for _ in range(args.rounds):
             for which in ("official", "fp32", "bf16"):
-                asked = [
-                    sys.executable,
-                    __file__,
-                    "one",
-                    str(checkout),
-                    which,
-                    case,
-                    str(batch),
-                    str(threads),
-                ]
+                asked = [sys.executable, __file__, args.mode, str(args.checkout)]
+                asked += [f"--batch={args.batch}", f"--threads={args.threads}"]
+                asked += [f"--one={which}", f"--case={case}"]
                 answer = subprocess.run(asked, check=True, capture_output=True, text=True)
                 found.setdefault(which, []).append(json.loads(answer.stdout.splitlines()[-1]))
         line, base = f"{case:14}", statistics.median(x["seconds"] for x in found["official"])
@@ -255,26 +310,29 @@ def speed(checkout: Path, batch: int, rounds: int, threads: int) -> None:
             seconds = statistics.median(x["seconds"] for x in results)
             peak = statistics.median(x["peak"] for x in results) / 1e9
             ratio = "" if which == "official" else f" {base / seconds:.2f}x"
-            line += f"{batch / seconds:8.0f}/s{ratio} {peak:.2f} GB".rjust(18 if not ratio else 24)
+            text = f"{args.batch / seconds:8.0f}/s{ratio} {peak:.2f} GB"
+            line += text.rjust(24 if ratio else 18)
         print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mode", choices=("speed", "parity", "one"))
+    parser.add_argument("mode", choices=("speed", "epoch", "parity"))
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("rest", nargs="*")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--one", help="measure this alone, here: official, fp32 or bf16")
+    parser.add_argument("--case", choices=CASES)
     args = parser.parse_args()
-    if args.mode == "parity":
-        parity(args.checkout.resolve())
-    elif args.mode == "speed":
-        speed(args.checkout.resolve(), args.batch, args.rounds, args.threads)
+    args.checkout = args.checkout.resolve()
+    if args.one:
+        print(json.dumps(measure(args)))
+    elif args.mode == "parity":
+        parity(args.checkout)
     else:
-        which, case, batch, threads = args.rest
-        print(json.dumps(measure(which, case, args.checkout, int(batch), int(threads))))
+        compare(args)
 
 
 if __name__ == "__main__":
