@@ -186,7 +186,7 @@ def pretrain(
     from locbench.recipes import load_recipe
 
     settings = load_recipe(recipe, scale, parse_overrides(set_ or []))
-    spec = commands.plan_pretrain(settings, rule, network, seed, data_root)
+    spec = commands.plan_training(settings, rule, network, seed, data_root)
     _carry_out(spec, _store(runs), data_root, device, fresh, as_json)
 
 

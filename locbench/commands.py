@@ -14,12 +14,13 @@ from locbench.console import describe, outcome, say, terminal, watching
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
 from locbench.estimate import Estimate, duration, estimate, known_records, size, total
+from locbench.frames import claim_values, frame
 from locbench.margins import margin_lines, margins
 from locbench.recipes import Network, Recipe, load_recipe, recipe_from_dict, with_overrides
 from locbench.records import FINAL, Record, Store
 from locbench.registry import NETWORKS
 from locbench.report import render as render_report
-from locbench.reproduce import Plan, claim_values, execute_or_load, frame, run_plan
+from locbench.reproduce import Plan, execute_or_load, run_plan
 from locbench.runs import FIRST_SEED, RunSpec
 from locbench.shown import JudgedClaim, Report
 from locbench.workshop import Workshop
@@ -146,7 +147,7 @@ def judged_claims(plan: Plan, cells: pd.DataFrame) -> list[JudgedClaim]:
     return [JudgedClaim(claim.text, r.holds, r.detail) for claim, r in results]
 
 
-def plan_pretrain(
+def plan_training(
     recipe: Recipe, rule: str, network: str, seed: int, data_root: Path | None
 ) -> RunSpec:
     """A pretraining on the recipe's data."""

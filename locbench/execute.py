@@ -123,7 +123,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
     return record
 
 
-def _pretrain(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+def _train(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Train, then leave the encoder beside the record."""
     data, folder = shop.data(spec), shop.store.folder(spec.id)
     trainer = Trainer(spec.recipe, spec.rule, spec.network, spec.seed, data, device)
@@ -310,4 +310,4 @@ def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
     record.tags["decoder"] = "none"
 
 
-KINDS = {"pretrain": _pretrain, "train": _pretrain, "probe": _probe, "pixels": _pixels}
+KINDS = {"pretrain": _train, "train": _train, "probe": _probe, "pixels": _pixels}

@@ -14,21 +14,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from locbench.checked import (
     FREE,
-    Count,
-    DataName,
-    Fraction,
-    Hue,
-    Momentum,
-    NotNegative,
-    Pairs,
-    Positive,
     Scalar,
-    Share,
-    Whole,
     build_form,
     check_dotted,
     check_section,
@@ -39,140 +29,21 @@ from locbench.errors import UserError
 from locbench.paths import recipes_dir
 from locbench.records import identity_hash
 from locbench.registry import suggest
+from locbench.sections import (
+    SECTIONS,
+    SGD,
+    Augmentation,
+    Crop,
+    Data,
+    EpochCosine,
+    Network,
+    Optimizer,
+    Probe,
+    Schedule,
+    Training,
+)
 
 SCALES = ("paper", "small", "smoke")
-
-
-@dataclass(frozen=True)
-class Data:
-    """A registered data set, and the side of the square images in pixels.
-
-    train_images: of a set from which a part is taken, the same share of every class (0: all).
-    classes: of the classifier (0: as many as the data has).
-    """
-
-    name: DataName = "shapes"
-    resolution: Count = 32
-    train_images: Whole = 0
-    classes: Whole = 0
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """SimCLR's two random views: probabilities, strengths, and the normalisation.
-
-    `area` and `aspect` are the ranges of the random crop, `sigma` the blur's in pixels, `kernel`
-    its size as a share of the image's side; `mean` and `std` are of images in [0, 1].
-    """
-
-    NAME: ClassVar = "simclr"
-    area: tuple[Share, Share] = (0.08, 1.0)
-    aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    flip: Fraction = 0.5
-    jitter: Fraction = 0.8
-    brightness: NotNegative = 0.8
-    contrast: NotNegative = 0.8
-    saturation: NotNegative = 0.8
-    hue: Hue = 0.2
-    grayscale: Fraction = 0.2
-    blur: Fraction = 0.5
-    sigma: tuple[Positive, Positive] = (0.1, 2.0)
-    kernel: Share = 0.1
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Crop:
-    """One view of supervised training: pad, crop at random, flip; then the normalisation.
-
-    `interpolation` resizes images whose side is not the recipe's, before all else.
-    """
-
-    name: Literal["crop"] = "crop"
-    padding: Whole = 4
-    padding_mode: Literal["reflect", "zeros"] = "reflect"
-    flip: Fraction = 0.5
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network's size: width factor, blocks a stage (0: as published), and its stem."""
-
-    width: Positive = 1.0
-    blocks: Whole = 0
-    stem: Literal["imagenet", "small"] = "imagenet"
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Pretraining's optimizer; `lr` is the peak after warm-up, `trust` LARS's coefficient."""
-
-    name: Literal["lars"] = "lars"
-    lr: NotNegative = 4.8
-    momentum: Momentum = 0.9
-    weight_decay: NotNegative = 1e-6
-    trust: Positive = 0.001
-
-
-@dataclass(frozen=True)
-class SGD:
-    """SGD over all parameters alike, weight decay on batch norm and biases too."""
-
-    name: Literal["sgd"] = "sgd"
-    lr: NotNegative = 0.1
-    momentum: Momentum = 0.9
-    nesterov: bool = True
-    weight_decay: NotNegative = 1e-4
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Epochs of pretraining, those of the linear warm-up included; half a cosine after it."""
-
-    NAME: ClassVar = "step cosine"
-    epochs: Count = 800
-    warmup_epochs: NotNegative = 10.0
-
-
-@dataclass(frozen=True)
-class EpochCosine:
-    """The AugLocal code's schedule: one rate an epoch, half a cosine that ends at exactly 0.
-
-    Over `warmup_epochs` it is mixed with `warmup_lr`, which the first epoch has.
-    """
-
-    name: Literal["epoch cosine"] = "epoch cosine"
-    epochs: Count = 400
-    warmup_epochs: NotNegative = 10.0
-    warmup_lr: NotNegative = 0.01
-
-
-@dataclass(frozen=True)
-class Training:
-    """Images (not views) a step, and the arithmetic."""
-
-    batch: Pairs = 4096
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The linear probe: SGD on frozen features, lr / 10 at every milestone (epochs)."""
-
-    profile: str = "loco"
-    epochs: Count = 100
-    lr: NotNegative = 30.0
-    momentum: Momentum = 0.0
-    weight_decay: NotNegative = 0.0
-    batch: Count = 256
-    milestones: tuple[Count, ...] = (30, 60, 90)
-    augment: bool = True
-    blocks: Literal["last", "all"] = "last"
 
 
 @dataclass(frozen=True)
@@ -217,18 +88,6 @@ class Recipe:
     def hash(self) -> str:
         """sha256 (hex) of the canonical JSON of `as_dict()`."""
         return identity_hash(self.as_dict())
-
-
-# A section of several forms says by its `name` which it is; without one it is the first.
-SECTIONS: dict[str, tuple[type, ...]] = {
-    "data": (Data,),
-    "augmentation": (Augmentation, Crop),
-    "network": (Network,),
-    "optimizer": (Optimizer, SGD),
-    "schedule": (Schedule, EpochCosine),
-    "training": (Training,),
-    "probe": (Probe,),
-}
 
 
 def recipe_names() -> list[str]:

@@ -1,27 +1,22 @@
-"""From a published table to runs, records, a pandas frame, and verdicts."""
+"""From a published table to the runs that fill it, and their records; `frames` goes on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from locbench import runs, verdict
+from locbench import runs
 from locbench.data.fingerprint import fingerprint
 from locbench.data.sources import OFFICIAL
 from locbench.errors import RunFailed, UserError
-from locbench.paths import runs_dir
 from locbench.recipes import SCALES, Recipe, load_recipe
-from locbench.records import Record, Store, summarize
+from locbench.records import Record
 from locbench.registry import DATASETS, NETWORKS, RULES, suggest
 from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
-from locbench.tables import Cell, Table, load_table, resolve_name
+from locbench.tables import Cell, Table
 from locbench.workshop import Workshop
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # What the data sets of published protocols hold. Other data is no ground for a verdict; and a dry
 # run can be made before they are here.
@@ -293,125 +288,3 @@ def failure(lines: list[str]) -> RunFailed:
     """The failures of a plan as one error of one line."""
     more = f"; and {len(lines) - 1} more: see `locbench list runs`" if len(lines) > 1 else ""
     return RunFailed(lines[0] + more)
-
-
-def frame(plan: Plan, store: Store) -> pd.DataFrame:
-    """The table as a long pandas frame: one line a cell, published beside measured."""
-    import pandas as pd
-
-    lines = [_line(planned, plan, store) for planned in plan.cells]
-    cells = pd.DataFrame(lines)
-    numbers = ["published_std", "measured", "spread", "difference"]
-    cells[numbers] = cells[numbers].astype(float)  # also where there is none at all
-    for name in plan.table.label_names:  # or whole numbers with gaps become floats
-        cells[name] = pd.Series([line[name] for line in lines], dtype=object)
-    return cells
-
-
-def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
-    cell, published, column = planned.cell, planned.cell.published, planned.cell.column
-    records = [store.load(spec.id) for spec in planned.specs]
-    done = [r for r in records if r is not None and r.status == "done"]
-    values = [_value(r, column.metric, store) for r in done]
-    mean, spread, n = summarize(values) if values else (None, None, 0)
-    value = published.value if published is not None else None
-    statuses = [s for spec in planned.specs if (s := _status(spec, store)) is not None]
-    decision = _judge(planned, plan.options.scale, statuses, values)
-    numeric = isinstance(value, int | float) and mean is not None
-    return {
-        **{name: cell.row.labels.get(name) for name in plan.table.label_names},
-        "column": column.label,
-        "column_key": column.key,
-        "published": value,
-        "published_std": published.std if published is not None else None,
-        "measured": mean,
-        "n": n,
-        "spread": spread,
-        "difference": mean - value if numeric else None,
-        "verdict": decision.name,
-        "detail": decision.detail,
-        "decoder": done[0].tags.get("decoder") if done else None,
-        "scale": plan.options.scale,
-        "unit": column.unit,
-        "decimals": column.decimals,
-        "cited": cell.row.cited,
-        "baseline": planned.baseline,
-        "runs": " ".join(spec.id for spec in planned.specs),
-    }
-
-
-def _value(record: Record, metric: str, store: Store) -> float:
-    """A figure of a finished record; UserError where it has none of that name."""
-    if metric not in record.metrics:
-        raise UserError(
-            f"{store.path(record.id)} has no '{metric}'{suggest(metric, record.metrics)}"
-        )
-    last = record.metrics[metric]["last"]
-    return math.nan if last is None else last  # JSON has no nan: it comes back as null
-
-
-def _status(spec: RunSpec, store: Store) -> str | None:
-    """The status of a run; while it has none, that of the unfinished run it waits for."""
-    record = store.load(spec.id)
-    if record is not None:
-        return record.status
-    status = None if spec.parent is None else _status(spec.parent, store)
-    return None if status == "done" else status
-
-
-def _judge(
-    planned: PlannedCell, scale: str, statuses: list[str], values: list[float]
-) -> verdict.Verdict:
-    cell, published = planned.cell, planned.cell.published
-    if cell.row.cited:
-        return verdict.Verdict("cited", "the paper only quotes this number")
-    if planned.baseline or published is None:
-        return verdict.Verdict("", "no published number")
-    if isinstance(published.value, str):
-        return verdict.Verdict("", "text, not a number")
-    return verdict.judge(
-        published.value,
-        published.std,
-        published.n,
-        values,
-        cell.tolerance,
-        scale,
-        statuses=statuses,
-        mismatches=planned.mismatches,
-        higher_is_better=cell.column.higher_is_better,
-    )
-
-
-def claim_values(plan: Plan, cells: pd.DataFrame) -> dict[tuple[int, str], float]:
-    """Measured means by (row index, column key), for judging claims."""
-    values: dict[tuple[int, str], float] = {}
-    for planned, line in zip(plan.cells, cells.to_dict("records"), strict=True):
-        # What is left of a cell that diverged would flatter the rule.
-        if planned.baseline or line["n"] == 0 or line["verdict"] == "diverged":
-            continue
-        values[planned.cell.key] = line["measured"]
-    return values
-
-
-def table(
-    name: str,
-    paper: str | None = None,
-    *,
-    run: bool = False,
-    runs: Path | None = None,
-    device: str = "auto",
-    **options: Any,
-) -> pd.DataFrame:
-    """The table as a frame (published, measured, n, spread, difference, verdict, decoder, scale).
-
-    Filled from the records at hand; with `run=True` what is missing is trained first. `options`
-    are those of `Options`: scale, rows, columns, seeds, data_root, overrides.
-    """
-    plan = make_plan(load_table(resolve_name(name, paper)), Options(**options))
-    store = Store(runs or runs_dir())
-    if run:
-        root = plan.options.data_root
-        failures = run_plan(plan, Workshop(store, device, root), lambda spec, record: None)
-        if failures:
-            raise failure(failures)
-    return frame(plan, store)

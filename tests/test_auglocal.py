@@ -8,10 +8,11 @@ from fabricate import fill
 
 from locbench.commands import judged_claims
 from locbench.errors import UserError
+from locbench.frames import frame
 from locbench.paths import runs_dir
 from locbench.recipes import SGD, Crop, EpochCosine, Schedule, load_recipe, recipe_from_dict
 from locbench.records import Store
-from locbench.reproduce import Options, frame, make_plan
+from locbench.reproduce import Options, make_plan
 from locbench.runs import plan_training
 from locbench.tables import load_table
 

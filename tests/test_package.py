@@ -125,7 +125,7 @@ print("torch" in sys.modules)
 
 
 def test_table_is_an_attribute_loaded_on_use() -> None:
-    from locbench.reproduce import table
+    from locbench.frames import table
 
     assert locbench.table is table
     with pytest.raises(AttributeError, match="'tabel'"):

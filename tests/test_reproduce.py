@@ -9,9 +9,10 @@ from fabricate import fill, record, top1
 import locbench
 from locbench import reproduce
 from locbench.errors import RunFailed, UserError
+from locbench.frames import claim_values, frame
 from locbench.paths import runs_dir
 from locbench.records import Store
-from locbench.reproduce import Options, claim_values, frame, make_plan, run_plan
+from locbench.reproduce import Options, make_plan, run_plan
 from locbench.tables import load_table
 from locbench.workshop import Workshop
 
