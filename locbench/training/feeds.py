@@ -5,6 +5,8 @@ Every draw comes from (seed, step), so that a run that goes on sees what it woul
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from locbench.training.optimizers import count_steps, count_warmup
 from locbench.training.seeds import generator, stream
 
 
-class Feed:
+class Feed(ABC):
     """The batches of a run in their order, and how its steps are counted in epochs.
 
     total: steps in all. UserError for a batch that is larger than the data set.
@@ -55,22 +57,25 @@ class Feed:
         """Images (not views) seen in `done` steps."""
         return done * self.size
 
+    @abstractmethod
     def epoch(self, step: int) -> int:
         """The epoch of a step, both counted from 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def steps(self, epochs: float) -> int:
         """How many steps this many epochs of warm-up are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _count(self) -> int:
-        raise NotImplementedError
+        """Steps in all."""
 
+    @abstractmethod
     def _indices(self, step: int) -> Tensor:
-        raise NotImplementedError
+        """Which images a step sees: int64, on the CPU."""
 
+    @abstractmethod
     def _batch(self, images: Tensor, indices: Tensor, step: int) -> Batch:
-        raise NotImplementedError
+        """The batch of a step from its images, uint8 on the device."""
 
 
 class ViewsFeed(Feed):

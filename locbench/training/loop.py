@@ -193,14 +193,15 @@ class Trainer:
             due = self.step % self.window == 0 or self.step == self.total
             figures = self.read() if due else figures
             self.elapsed += time.monotonic() - began
-            if self.classifies and self.feed.ends_epoch(self.step):
+            tested = self.classifies and self.feed.ends_epoch(self.step)
+            if tested:
                 figures = {**figures, "top1": self.test()}
+            if due or tested:
                 progress(self.step, self.total, figures)
-            if due:
-                progress(self.step, self.total, figures)
-                if time.monotonic() - saved > SAVE_EVERY_S or self.step == self.total:
-                    save_checkpoint(checkpoint, self.state())
-                    saved = time.monotonic()
+            late = time.monotonic() - saved > SAVE_EVERY_S
+            if due and (late or self.step == self.total):
+                save_checkpoint(checkpoint, self.state())
+                saved = time.monotonic()
 
     def test(self) -> float:
         """Top-1 on the test images in percent, noted in the curves; at the end of every block."""
