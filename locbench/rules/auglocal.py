@@ -13,7 +13,7 @@ from __future__ import annotations
 from locbench.networks.base import Network
 from locbench.rules.auxiliary import Auxiliary, hidden_layers
 from locbench.rules.infopro import Reconstruction
-from locbench.rules.supervised import Supervised, local_units
+from locbench.rules.supervised import Supervised, linear, local_units
 from locbench.training.engine import Unit
 
 # Of the reconstruction in Table 13, from the first unit to the last; the paper does not give them.
@@ -44,7 +44,7 @@ def auglocal(
         if not reconstruction:
             return Supervised(classifier, text)
         further = Reconstruction(network.widths[index])
-        weight = RECONSTRUCTION[0] * (1 - ratio) + RECONSTRUCTION[1] * ratio
+        weight = linear(*RECONSTRUCTION, ratio)
         return Supervised(classifier, f"{text}, decoder", 1.0, further, weight)
 
     return local_units(network, objective, joint=len(network.blocks) - len(counts))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from locbench.networks.base import Network, he_normal
 from locbench.rules.auxiliary import conv_layer, scaled_or
-from locbench.rules.supervised import Supervised, local_units
+from locbench.rules.supervised import Supervised, linear, local_units
 from locbench.training.engine import Batch, Unit
 
 HIDDEN, DECODED = 128, 12
@@ -40,8 +40,7 @@ def infopro(
 
     def objective(index: int, ratio: float) -> Supervised:
         classifier, text = build(index)
-        x = x_first * (1 - ratio) + x_last * ratio
-        y = y_first * (1 - ratio) + y_last * ratio
+        x, y = linear(x_first, x_last, ratio), linear(y_first, y_last, ratio)
         further = Reconstruction(network.widths[index])
         return Supervised(classifier, f"{text}, decoder", y, further, x)
 

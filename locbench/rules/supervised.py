@@ -72,6 +72,11 @@ def local_units(
     return [*units, head_unit(network, alone)]
 
 
+def linear(first: float, last: float, ratio: float) -> float:
+    """A weight on the way from the first unit (ratio 0) to the last (ratio 1)."""
+    return first * (1 - ratio) + last * ratio
+
+
 def pooled(channels: int, num_classes: int, norm: bool = False) -> nn.Sequential:
     """Global average pool and a linear classifier, with batch norm between them if asked for."""
     between = [nn.BatchNorm1d(channels)] if norm else []
