@@ -31,15 +31,6 @@ DRAWS = 4000
 LEAST_P = 1e-3  # seeds are fixed, so this is no chance of failure but how far off a draw may be
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors: threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

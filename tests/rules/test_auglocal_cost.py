@@ -6,7 +6,6 @@ all its units, without InfoPro's decoder and PredSim's similarity branch.
 """
 
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -19,25 +18,23 @@ from locbench.paths import tables_dir
 from locbench.recipes import Network as Settings
 from locbench.rules import build_units
 from locbench.rules.auxiliary import Auxiliary, hidden_layers, select
+from locbench.tables import load_table
+
+pytestmark = pytest.mark.usefixtures("nothing_drawn")
 
 ALL = (*CONV_AND_LINEAR, "batch_norm", "adaptive_avg_pool2d")
 G = 1e9
 UNIFORM = Auxiliary()
-# What makes the convolutions of Table 5 as costly as AugLocal at decay 0.5, for d = 2 ... 9.
+DEPTHS = range(2, 10)
+# What makes the convolutions of Table 5 as costly as AugLocal at decay 0.5, for d = 2 ... 9, as its
+# cells set it.
 MULTIPLIERS = {
-    "conv3x3": (2.95, 1.45, 1.42, 1.42, 1.41, 1.41, 1.41, 1.41),
-    "conv1x1": (24.14, 5.09, 4.83, 4.61, 4.53, 4.47, 4.41, 4.41),
+    layer: [
+        load_table("auglocal/table5").rows[row].sets[f"d{d}"]["rule.multiplier"] for d in DEPTHS
+    ]
+    for layer, row in (("conv1x1", 3), ("conv3x3", 4))
 }
 counted: dict[tuple, int] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_drawn() -> Iterator[None]:
-    """Only shapes count here, and to draw on the meta device takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("kaiming_normal_", "kaiming_uniform_"):
-            patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-        yield
 
 
 @cache

@@ -1,7 +1,6 @@
 """Of which layers, how deep and how wide AugLocal's auxiliary networks are, on every network."""
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
@@ -16,18 +15,11 @@ from locbench.rules import build_units
 from locbench.rules.auxiliary import Auxiliary, carried_strides, hidden_layers, select
 from locbench.training.engine import Unit
 
+pytestmark = pytest.mark.usefixtures("nothing_drawn")
+
 LAYERS = {"resnet32": 16, "resnet110": 55}
 NETWORKS = ("resnet32", "vgg19", "mobilenet_v2", "efficientnet_b0", "regnetx_400mf")
 UNIFORM = Auxiliary()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_drawn() -> Iterator[None]:
-    """Only shapes count here, and to draw on the meta device takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("kaiming_normal_", "kaiming_uniform_"):
-            patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-        yield
 
 
 @cache

@@ -1,0 +1,3 @@
+"""One thread, as for the tests of training."""
+
+from threads import one_thread  # noqa: F401
