@@ -125,7 +125,7 @@ def reproduce(
     paper: Paper = None,
     scale: Scale = "smoke",
     rows: Annotated[
-        str | None, typer.Option(help="Only rows with these words: loco,gim or 'loco resnet-50'.")
+        str | None, typer.Option(help="Only rows with these words: loco,gim or 'resnet-32 d=2'.")
     ] = None,
     columns: Annotated[
         str | None,

@@ -37,7 +37,8 @@ PIXELS_BYTES = 2e9
 class Options:
     """What of a table is wanted, and how. `assume_data` plans on data that is not here (dry run).
 
-    `rows` and `columns` are words between commas; of those between spaces all have to be there.
+    `rows` and `columns` are words between commas; of those between spaces all have to be there,
+    somewhere in a label, or as a whole: "d=2".
     "all" is also what a table leaves out at smoke.
     """
 
@@ -174,7 +175,7 @@ class _Planner:
 
 
 def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
-    def hit(pattern: str | None, values: Iterable[Any]) -> bool:
+    def hit(pattern: str | None, values: Iterable[Any], exact: Iterable[str] = ()) -> bool:
         texts = [str(value).lower() for value in values]
         if pattern in (None, "all"):
             return True
@@ -182,10 +183,12 @@ def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
             return pattern in texts
         alternatives = [part.split() for part in pattern.lower().split(",") if part.strip()]
         return any(
-            all(any(word in text for text in texts) for word in words) for words in alternatives
+            all(word in exact or any(word in text for text in texts) for word in words)
+            for words in alternatives
         )
 
-    rows = hit(options.rows, cell.row.labels.values())
+    labels = cell.row.labels
+    rows = hit(options.rows, labels.values(), [f"{k}={v}".lower() for k, v in labels.items()])
     return rows and hit(options.columns, (cell.column.key, cell.column.label))
 
 

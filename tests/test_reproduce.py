@@ -73,9 +73,15 @@ def test_seeds_count_up_and_keep_the_first():
         ("gim resnet-50, loco shuffle", "linear_top1", 2),
         ("pirl", None, 1),
         ("1000", None, 1),
+        ("epochs=100", None, 0),
+        ("network=resnet-50 epochs=800", "linear_top1", 3),
     ],
 )
 def test_rows_and_columns_are_chosen_by_words(rows, columns, wanted):
+    if not wanted:
+        with pytest.raises(UserError, match="no cell matches"):
+            plan_of(rows=rows, columns=columns)
+        return
     cells = [c for c in plan_of(rows=rows, columns=columns).cells if not c.baseline]
     assert len(cells) == wanted
 
