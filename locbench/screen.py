@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from locbench.shown import MARKS, Column, JudgedClaim, Report, label, shown_columns
+from locbench.shown import (
+    MARKS,
+    STACKED,
+    Column,
+    JudgedClaim,
+    Report,
+    as_printed,
+    label,
+    shown_columns,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +52,8 @@ def on_screen(report: Report, console: Console | None = None) -> str:
         if report.claims:
             console.print()
             console.print(_rich_claims(report.claims))
-        for k, note in enumerate(report.notes()):
+        stacked = [STACKED] if as_printed(report) is not None else []
+        for k, note in enumerate([*stacked, *report.notes()]):
             console.print(Text(note if k else f"\n{note}", style="dim"))
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
@@ -54,7 +64,9 @@ def _rich_table(report: Report, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    columns = shown_columns(report)
+    printed = as_printed(report)
+    columns, lines = printed or (shown_columns(report), report.frame.to_dict("records"))
+    repeated = _repeats(report) if printed is None else [False] * len(lines)
     heads, widths, gap = _room(columns, width)
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -66,8 +78,7 @@ def _rich_table(report: Report, width: int) -> Any:
     for column, head, columns_wide in zip(columns, heads, widths, strict=True):
         justify = "right" if column.numeric else "left"
         table.add_column(Text(head), justify=justify, width=columns_wide)
-    repeated = _repeats(report)
-    for k, line in enumerate(report.frame.to_dict("records")):
+    for k, line in enumerate(lines):
         texts = [
             "" if column.head in report.labels and repeated[k] else column.cells[k]
             for column in columns
@@ -121,11 +132,12 @@ def _height(columns: Sequence[Column], widths: Sequence[int]) -> int:
 
 @cache
 def _lines(text: str, width: int) -> int:
-    return len(textwrap.wrap(text, width, break_on_hyphens=False)) if len(text) > width else 1
+    parts = (textwrap.wrap(part, width, break_on_hyphens=False) for part in text.splitlines())
+    return max(1, sum(max(1, len(part)) for part in parts))
 
 
 def _longest(texts: Sequence[str], head: str) -> int:
-    return max(map(len, [*texts, *head.splitlines()]), default=1)
+    return max((len(part) for text in [*texts, head] for part in text.splitlines()), default=1)
 
 
 def _repeats(report: Report) -> list[bool]:

@@ -81,12 +81,66 @@ def shown_columns(report: Report) -> list[Column]:
         columns.append(Column("published", numbers, [_published(x) for x in lines]))
         columns.append(Column("difference", True, [_difference(x) for x in lines]))
     columns.append(Column(report.auxiliary, False, [label(x["decoder"]) for x in lines]))
-    if len({x["scale"] for x in lines if _present(x["measured"])}) > 1:
+    if _scales(lines) > 1:
         columns.append(Column("scale", False, [label(x["scale"]) for x in lines]))
     if any(x["cited"] or _present(x["verdict"]) for x in lines):
         columns.append(Column("verdict", False, [_verdict(x) for x in lines]))
     optional = {*report.labels, report.auxiliary, "verdict"}
     return [c for c in columns if c.head not in optional or any(c.cells)]
+
+
+STACKED = "In each cell: measured ± sd (n), and under it the published number."
+
+
+def as_printed(report: Report) -> tuple[list[Column], list[dict[str, Any]]] | None:
+    """The paper's own layout: a line a row, a column a column, measured over published.
+
+    Beside the columns, a line of the frame for each row, with a verdict of the whole row. None for
+    a table of one column, without published numbers, or whose columns have several units or scales.
+    """
+    lines = report.frame.to_dict("records")
+    names = list(dict.fromkeys(str(x["column"]) for x in lines))
+    rows: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for line in lines:
+        held = rows.setdefault(tuple(label(line.get(k)) for k in report.labels), {})
+        held[str(line["column"])] = line
+    one_unit = len({x["unit"] if _present(x["unit"]) else "" for x in lines}) == 1
+    once = sum(len(held) for held in rows.values()) == len(lines)
+    published = any(_present(x["published"]) for x in lines)
+    if len(names) < 2 or not (one_unit and once and published) or _scales(lines) > 1:
+        return None
+    columns = [Column(k, False, [key[n] for key in rows]) for n, k in enumerate(report.labels)]
+    unit = f" [{lines[0]['unit']}]" if _present(lines[0]["unit"]) else ""
+    for name in names:
+        cells = [_stacked(held[name]) if name in held else "" for held in rows.values()]
+        columns.append(Column(f"{name}{unit}", True, cells))
+    told = [_of_row(list(held.values()), report) for held in rows.values()]
+    columns.append(Column(report.auxiliary, False, [label(x["decoder"]) for x in told]))
+    columns.append(Column("verdict", False, [x["said"] for x in told]))
+    optional = {*report.labels, report.auxiliary, "verdict"}
+    return [c for c in columns if c.head not in optional or any(c.cells)], told
+
+
+def _scales(lines: Sequence[dict[str, Any]]) -> int:
+    return len({x["scale"] for x in lines if _present(x["measured"])})
+
+
+def _stacked(line: dict[str, Any]) -> str:
+    return f"{_measured(line)}\n{_published(line)}"
+
+
+def _of_row(lines: list[dict[str, Any]], report: Report) -> dict[str, Any]:
+    """What is said of a whole row: its verdicts, each with its columns where they differ."""
+    judged = [x for x in lines if _present(x["measured"]) or x["verdict"] == "diverged"]
+    said: dict[str, list[str]] = {}
+    for line in judged or lines:
+        said.setdefault(_verdict(line), []).append(str(line["column"]))
+    whole = len(said) == 1
+    texts = [text if whole else f"{', '.join(names)}: {text}" for text, names in said.items()]
+    decoders = list(dict.fromkeys(label(x["decoder"]) for x in judged))
+    first = (judged or lines)[0]
+    row = {**first, "said": "; ".join(texts), "decoder": ", ".join(decoders)}
+    return row if whole else {**row, "verdict": ""}
 
 
 def _present(value: Any) -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 from locbench.errors import UserError
 from locbench.report import FORMATS, render
 from locbench.screen import WIDTH
-from locbench.shown import JudgedClaim, Report, shown_columns
+from locbench.shown import NOTHING, JudgedClaim, Report, as_printed, shown_columns
 
 
 def line(labels, published, measured=None, n=0, spread=None, **more):
@@ -219,6 +219,50 @@ def test_cells_of_one_row_show_its_labels_once():
     names = next(c.cells for c in shown_columns(coco()) if c.head == "column")
     assert names == ["CIFAR-10 [%]", "SVHN [%]", "STL-10 [%]", "memory [GB]"]
     assert "93.90 ± 0.10 (3)" in text and "93.96 ± 0.15" in text and "96.90 ± 0.01 (3)" in text
+
+
+def printed(**changes):
+    """A table of three columns of one unit: two rows, the second not run."""
+
+    def row(method, column, published, measured=None, n=0, **more):
+        more = {"decimals": 2, "published_std": 0.1, **more}
+        return line({"method": method}, published, measured, n, column=column, **more)
+
+    good = {"verdict": "reproduced", "decoder": "1 block"}
+    lines = [
+        row("BP", "CIFAR-10", 93.73, 93.7, 3, spread=0.04, **good),
+        row("BP", "SVHN", 97.01, 95.0, 3, spread=0.02, verdict="worse", decoder="1 block"),
+        row("BP", "STL-10", 80.8),
+        *(row("DGL", column, 86.3) for column in ("CIFAR-10", "SVHN", "STL-10")),
+    ]
+    frame = pd.DataFrame(lines).assign(**changes)
+    return Report("auglocal/table1", "Accuracy", frame, ("method",), auxiliary="auxiliary network")
+
+
+def test_several_columns_are_laid_out_as_the_paper_does():
+    text = render(printed())
+    head, *body = text.splitlines()[1], *cells_of(text)
+    assert re.split(r"  +", head) == [
+        "method", "CIFAR-10 [%]", "SVHN [%]", "STL-10 [%]", "auxiliary network", "verdict"
+    ]  # fmt: skip
+    measured, paper, *rest = (re.split(r"  +", x.strip()) for x in body)
+    assert measured[:5] == ["BP", "93.70 ± 0.04 (3)", "95.00 ± 0.02 (3)", NOTHING, "1 block"]
+    assert paper[:3] == ["93.73 ± 0.10", "97.01 ± 0.10", "80.80 ± 0.10"]
+    said = " ".join(" ".join(x[5:] if k == 0 else x[3:]) for k, x in enumerate((measured, paper)))
+    words = said + " " + " ".join(" ".join(x) for x in rest if "DGL" not in x and "86.30" not in x)
+    assert "CIFAR-10: reproduced; SVHN: worse" in " ".join(words.split())
+    assert any(x[0] == "DGL" and x[-1] == "not run" for x in rest)
+    assert "In each cell: measured ± sd (n), and under it the published number." in text
+    assert as_printed(printed(verdict="not run"))[1][0]["said"] == "not run"
+
+
+def test_what_has_not_one_unit_scale_or_line_a_column_is_a_line_a_cell():
+    assert as_printed(coco()) is None and as_printed(table1()) is None
+    assert as_printed(printed(published=None)) is None
+    assert as_printed(printed(scale=["small", *["smoke"] * 5])) is None
+    report = printed()
+    twice = pd.concat([report.frame, report.frame.iloc[:1]])
+    assert as_printed(replace(report, frame=twice)) is None
 
 
 def test_claims_follow_with_a_mark_and_what_decided_them():
