@@ -19,7 +19,8 @@ from locbench.training.engine import Batch
 from locbench.training.loop import Trainer
 
 TABLE1 = "loco/table1"
-COMMANDS = ("audit", "check", "diff", "doctor", "list", "pretrain", "probe", "reproduce", "show")
+COMMANDS = ("audit", "check", "data", "diff", "doctor", "downstream", "list", "pretrain", "probe")
+COMMANDS += ("reproduce", "show")
 
 
 @pytest.fixture
@@ -361,7 +362,7 @@ def test_a_dry_run_needs_no_data(capsys, tmp_path, plan):
     fill(plan.runs()[:1], known)
     arguments = ["--scale", "paper", "--dry-run", "--runs", known.root, "--rows", "gim resnet-50"]
     code, out, err = call(capsys, "reproduce", "table1", *arguments)
-    assert code == 0 and err == "data set imagenet is not here: planned with its published size\n"
+    assert code == 0 and err == "data set imagenet is not here: planned as it was published\n"
     assert "loco/table1 at scale paper: 5 runs, 0 done, 5 to go: roughly" in out
     assert "pixels" not in out, "scikit-learn cannot hold the pixels of ImageNet"
 
@@ -405,10 +406,15 @@ def test_doctor_prints_what_is_in_brackets(capsys, monkeypatch):
 
 
 def test_the_omp_setting_of_the_user_stays():
-    code = "import os, locbench; print(os.environ['OMP_WAIT_POLICY'])"
-    for given, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-        env |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import os, locbench; print(*(os.environ.get(k) for k in {names}))"
+    cases = (
+        ({}, "PASSIVE 1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7"),
+    )
+    for given, wanted in cases:
+        env = {k: v for k, v in os.environ.items() if k not in names} | given
         answer = subprocess.run(
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
         )
