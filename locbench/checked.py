@@ -10,7 +10,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from locbench.errors import UserError
-from locbench.registry import DATASETS, NETWORKS, RULES, suggest
+from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, suggest
 
 Scalar = str | int | float | bool
 FREE = ("rule", "rules")  # sections whose keys a rule knows, and not the recipe
@@ -34,6 +34,7 @@ Count = Annotated[int, Limit(lambda x: x >= 1, "at least 1")]
 Pairs = Annotated[int, Limit(lambda x: x >= 2, "at least 2 (the negatives are other images)")]
 Whole = Annotated[int, Limit(lambda x: x >= 0, "at least 0")]
 DataName = Annotated[str, DATASETS]
+DetectionName = Annotated[str, DETECTION_SETS]
 
 
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a string"}
@@ -166,6 +167,8 @@ def nearest_key(sections: Sections, key: str) -> str:
     known = [f"{name}.{entry}" for name, forms in sections.items() for entry in kinds(forms)]
     if dot:
         return suggest(key, [k for k in known if k.startswith(f"{section}.")] or known)
+    if key in sections:
+        return f"; a key is SECTION.NAME: {section} has {', '.join(kinds(sections[section]))}"
     homes = [k for k in known if k.split(".")[1] == key]
     if homes:
         return f"; did you mean {' or '.join(repr(k) for k in homes)}?"

@@ -232,6 +232,67 @@ def probe(
     _carry_out(spec, store, data_root, device, fresh, as_json)
 
 
+@app.command()
+def downstream(
+    data: Annotated[str, typer.Argument(help="coco, cityscapes, coco-10k, coco-1k or shapes.")],
+    frozen: Annotated[
+        bool | None,
+        typer.Option(
+            "--frozen/--trained",
+            help="Train nothing of the backbone (or all but its "
+            "first stage); the default is the recipe's.",
+        ),
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="A run's id or its beginning, or an encoder file.")
+    ] = None,
+    rule: Annotated[str, typer.Option(help="What pretrained the backbone, or untrained.")] = "loco",
+    network: Annotated[
+        str, typer.Option(help="Network; see `locbench list networks`.")
+    ] = "resnet50",
+    scale: Scale = "smoke",
+    seed: Seed = 1234,
+    data_root: DataRoot = None,
+    runs: Runs = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    set_: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Mask R-CNN on a pretrained backbone, through mmdetection; beside it on an untrained one."""
+    _check_words(device=device)
+    from locbench import transfer
+    from locbench.checked import parse_overrides
+
+    store = _store(runs)
+    asked = transfer.Asked(data, frozen, rule, network, scale, seed, parse_overrides(set_ or []))
+    plan = transfer.plan(asked, from_, store, data_root)
+    transfer.carry_out(plan, store, data_root, device, fresh, as_json, _console())
+
+
+data_app = typer.Typer(help="Prepare data sets.", rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def data() -> None:
+    """Prepare data sets."""
+
+
+@data_app.command("cityscapes-to-coco")
+def cityscapes_to_coco(
+    folder: Annotated[Path, typer.Argument(help="With gtFine/ and leftImg8bit/ in it.")],
+) -> None:
+    """Write Cityscapes' ground truth in COCO's format beside it."""
+    from locbench.console import watching
+    from locbench.downstream.cityscapes import convert
+
+    with watching(0) as watch:
+        written = convert(folder, watch.preparing)
+    for path in written:
+        typer.echo(path)
+
+
 def _carry_out(
     spec: Any, store: Any, data_root: Path | None, device: str, fresh: bool, as_json: bool
 ) -> None:

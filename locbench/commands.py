@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,7 +68,7 @@ def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console
     # Networks have to be built, which takes torch, where no run of their shape can be at hand.
     guesses = [estimate(spec, known, build=plan.options.scale != "smoke") for spec in waiting]
     for name in plan.assumed:
-        say(f"data set {name} is not here: planned with its published size")
+        say(f"{name} is not here: planned as it was published")
     if as_json:
         planned = zip(waiting, guesses, strict=True)
         out.print_json(json.dumps([{"run": spec.id, **asdict(guess)} for spec, guess in planned]))
@@ -155,12 +154,12 @@ def plan_training(
     return run_specs.plan_training(recipe, rule, network, seed, data)
 
 
-def plan_run_probe(run: str, store: Store, overrides: dict[str, Any]) -> RunSpec:
-    """The probe of a pretraining in the store, under its own recipe with overrides."""
+def parent_of(run: str, store: Store) -> RunSpec:
+    """The finished run in the store that trained a network, as a probe or detector reads it."""
     record = store.find(run)
     if record.kind not in run_specs.TRAINED:
         raise UserError(
-            f"{record.id} is a {record.kind}, not a run that trained a network; probe the run it "
+            f"{record.id} is a {record.kind}, not a run that trained a network; give the run it "
             "reads"
         )
     if record.status != "done":
@@ -177,12 +176,19 @@ def plan_run_probe(run: str, store: Store, overrides: dict[str, Any]) -> RunSpec
     if parent.id != record.id:
         raise UserError(
             f"{record.id} was made by another version of its rule, network or data; "
-            f"pretrain it again, or probe the encoder file in {store.folder(record.id)}"
+            f"pretrain it again, or give the encoder file in {store.folder(record.id)}"
         )
+    return parent
+
+
+def plan_run_probe(run: str, store: Store, overrides: dict[str, Any]) -> RunSpec:
+    """The probe of a pretraining in the store, under its own recipe with overrides."""
+    parent = parent_of(run, store)
     for key in overrides:
         if not key.startswith("probe."):
             raise UserError(f"--set {key}: a probe of a run can only change probe.* settings")
     recipe = with_overrides(parent.recipe, overrides)
+    data = parent.fingerprint
     return RunSpec("probe", recipe, parent.rule, parent.network, parent.seed, data, parent)
 
 
@@ -203,9 +209,8 @@ def plan_file_probe(
     NETWORKS.entry(network)
     settings = load_recipe(recipe, scale, overrides)
     data = fingerprint(settings.data.name, settings.data.resolution, data_root)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return RunSpec("probe", settings, "file", network, seed, data, encoder_file=(str(path), digest))
+    file = run_specs.encoder_file(path)
+    return RunSpec("probe", settings, "file", network, seed, data, encoder_file=file)
 
 
 def run_with_parents(spec: RunSpec, store: Store, data_root: Path | None, device: str) -> Record:

@@ -46,6 +46,8 @@ def describe(spec: RunSpec) -> str:
     if spec.kind == "pixels":
         return "pixels, logistic regression"
     what = spec.kind if spec.kind in TRAINED else f"probe ({spec.recipe.probe.profile})"
+    if spec.kind == "detect":
+        what = f"detect ({' '.join(spec.detection_words)})"
     depth = "".join(f" {word}" for word in spec.variant) if spec.kind == "train" else ""
     protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
     seed = "" if spec.seed == FIRST_SEED else f", seed {spec.seed}"
@@ -56,6 +58,9 @@ def outcome(record: Record) -> str:
     """A finished run in a few words."""
     if "top1" in record.metrics:
         return f"top-1 {record.metrics['top1']['last']:.1f} %"
+    if "ap_box" in record.metrics:
+        box, mask = (record.metrics[key]["last"] for key in ("ap_box", "ap_mask"))
+        return f"AP box {box:.1f} mask {mask:.1f} %"
     losses = [f"{v['last']:.3f}" for k, v in record.metrics.items() if k.startswith("loss of ")]
     return f"loss {' '.join(losses)}"
 

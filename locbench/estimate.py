@@ -11,6 +11,7 @@ from locbench.paths import results_dir
 from locbench.recipes import Network
 from locbench.records import Record, Store
 from locbench.runs import TRAINED, RunSpec
+from locbench.sections import Detection
 
 RECORD_BYTES = 20_000
 FLOAT_BYTES = 4
@@ -64,23 +65,34 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
     alike = [r for r in known if r.kind == spec.kind and _same_shape(r, spec)]
     if alike:
         best = max(alike, key=lambda record: _likeness(record, spec))
-        there = _forwards(best.kind, best.recipe, best.data["train_images"]) * _pixels(best.recipe)
-        here = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
-        seconds = best.cost["wall_time_s"] * here * _pixels(spec.recipe.as_dict()) / there
-        return Estimate(seconds, kept, working, _device(best))
+        there = _work(best.kind, best.recipe, best.data["train_images"])
+        here = _work(spec.kind, spec.recipe.as_dict(), _images(spec))
+        return Estimate(best.cost["wall_time_s"] * here / there, kept, working, _device(best))
     rate, basis = _rate(known)
-    if rate is None or size is None:
+    if rate is None or size is None or spec.kind == "detect":
         return Estimate(None, kept, working, "nothing like it was measured yet")
-    forwards = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
+    forwards = _work(spec.kind, spec.recipe.as_dict(), _images(spec)) / _pixels(
+        spec.recipe.as_dict()
+    )
     return Estimate(forwards * size.multiply_adds / rate, kept, working, basis, rough=True)
 
 
 def _images(spec: RunSpec) -> int:
+    if spec.kind == "detect":
+        return spec.recipe.detection.train_images or spec.fingerprint["train"]
     return spec.recipe.data.train_images or spec.fingerprint["train"]
 
 
+def _work(kind: str, recipe: dict[str, Any], images: int) -> float:
+    """How many pixels' forward passes a run is worth."""
+    if kind == "detect":
+        asked = Detection(**recipe["detection"])
+        seen = asked.steps(images) * asked.batch
+        return seen * FORWARDS_A_STEP * sum(asked.short_sides) / 2 * asked.long_side
+    return _forwards(kind, recipe, images) * _pixels(recipe)
+
+
 def _forwards(kind: str, recipe: dict[str, Any], images: int) -> float:
-    """How many images' forward passes a run is worth."""
     probe = recipe["probe"]
     if kind in TRAINED:
         views = VIEWS if kind == "pretrain" else 1

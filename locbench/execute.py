@@ -26,6 +26,8 @@ from locbench.workshop import Progress, Workshop
 
 CHECKPOINT = "checkpoint.pt"
 ENCODER = "encoder.safetensors"
+DETECTOR = "detector.safetensors"
+PICTURES = "pictures"
 NOTE_EVERY_S = 20.0
 
 
@@ -215,7 +217,7 @@ def _size(network: Network, spec: RunSpec) -> dict[str, int]:
 
 
 def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
-    """The network that a probe reads: pretrained, from a file, or untrained with calibrated norms.
+    """The network that a probe or detector reads: pretrained, from a file, or untrained.
 
     UserError where the weights do not fit the network.
     """
@@ -224,8 +226,7 @@ def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
     classes = spec.recipe.data.classes or len(data.classes)
     network = make_network(spec.network, spec.recipe.network, classes, spec.recipe.data.resolution)
     network.to(device, memory_format=torch.channels_last)
-    if spec.parent is None and spec.encoder_file is None:
-        calibrate(network, data.train, spec.recipe, device)
+    if spec.untrained:
         return network
     if spec.parent is None:
         load_into(network, Path(spec.encoder_file[0]))
@@ -261,6 +262,8 @@ def load_into(network: Network, path: Path) -> None:
 def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Linear accuracy at the probed blocks; decoder and precision are those of the pretraining."""
     network = encoder_for(spec, shop, device)
+    if spec.untrained:
+        calibrate(network, shop.data(spec).train, spec.recipe, device)
     probe = LinearProbe(network, shop.data(spec), spec.recipe, spec.seed, device)
     probe.features = shop.features.get(_encoder_key(spec))
 
@@ -290,9 +293,12 @@ def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
         "decoder": "none" if spec.encoder_file is None else "unknown",
     }
     if spec.parent is not None:
-        parent = shop.store.load(spec.parent.id)
-        record.tags["decoder"] = parent.units[-1]["auxiliary"]
-        record.tags["pretrain_precision"] = parent.tags["precision"]
+        _tell_pretraining(shop.store.load(spec.parent.id), record)
+
+
+def _tell_pretraining(parent: Record, record: Record) -> None:
+    record.tags["decoder"] = parent.units[-1]["auxiliary"]
+    record.tags["pretrain_precision"] = parent.tags["precision"]
 
 
 def _encoder_key(spec: RunSpec) -> str:
@@ -310,4 +316,46 @@ def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
     record.tags["decoder"] = "none"
 
 
-KINDS = {"pretrain": _train, "train": _train, "probe": _probe, "pixels": _pixels}
+def _detect(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+    """Box and mask AP of Mask R-CNN, its weights, and pictures of what it finds."""
+    from locbench.downstream.detect import Detector  # imports mmdet
+
+    folder = shop.store.folder(spec.id)
+    network = encoder_for(spec, shop, device)
+
+    def note(figures: dict[str, float]) -> None:
+        record.curves = detector.watch.losses  # other lists after going on from a checkpoint
+
+    tell = _noting(spec, shop, record, note)
+    detector = Detector(
+        spec.recipe,
+        network,
+        shop.data(spec),
+        spec.seed,
+        str(device),
+        folder / CHECKPOINT,
+        tell,
+        spec.untrained,
+    )
+    record.tags |= detector.tags()
+    record.cost |= _size(network, spec)
+    try:
+        detector.fit()
+    finally:
+        note({})
+    record.metrics = {key: {"last": value} for key, value in detector.evaluate().items()}
+    save_encoder(folder / DETECTOR, detector.weights())
+    detector.draw(folder / PICTURES)
+    detector.close()
+    record.tags["decoder"] = "none" if spec.untrained else "unknown"
+    if spec.parent is not None:
+        _tell_pretraining(shop.store.load(spec.parent.id), record)
+
+
+KINDS = {
+    "pretrain": _train,
+    "train": _train,
+    "probe": _probe,
+    "pixels": _pixels,
+    "detect": _detect,
+}

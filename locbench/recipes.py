@@ -30,11 +30,13 @@ from locbench.paths import recipes_dir
 from locbench.records import identity_hash
 from locbench.registry import suggest
 from locbench.sections import (
+    OPTIONAL,
     SECTIONS,
     SGD,
     Augmentation,
     Crop,
     Data,
+    Detection,
     EpochCosine,
     Network,
     Optimizer,
@@ -66,11 +68,13 @@ class Recipe:
     schedule: Schedule | EpochCosine = field(default_factory=Schedule)
     training: Training = field(default_factory=Training)
     probe: Probe = field(default_factory=Probe)
+    detection: Detection | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars, as they stand in a record; see `recipe_from_dict`."""
         values = _plain(dataclasses.asdict(self))
-        return values if self.rules else {k: v for k, v in values.items() if k != "rules"}
+        absent = [key for key in ("rules", *OPTIONAL) if not values[key]]
+        return {key: value for key, value in values.items() if key not in absent}
 
     @property
     def gives(self) -> str:
@@ -125,6 +129,31 @@ def load_recipe(
     title = next((f.title for f in reversed(files) if f.title), "")
     where = f"{files[-1].path} at scale {scale}" + (" with overrides" if overrides or cell else "")
     return _build(values, name.removesuffix(".toml"), scale, title, where)
+
+
+def load_joint(
+    name: str,
+    downstream: str | None,
+    scale: str = "paper",
+    overrides: Mapping[str, Any] | None = None,
+    cell: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe `name` with the [detection] of the recipe `downstream`, if one is given.
+
+    Overrides, and what a cell sets, go to the one of the two whose section they name.
+    """
+    if downstream is None:
+        return load_recipe(name, scale, overrides, cell)
+
+    def part(values: Mapping[str, Any] | None, detection: bool) -> dict[str, Any]:
+        given = (values or {}).items()
+        return {key: v for key, v in given if key.startswith("detection.") is detection}
+
+    recipe = load_recipe(name, scale, part(overrides, False), part(cell, False))
+    found = load_recipe(downstream, scale, part(overrides, True), part(cell, True)).detection
+    if found is None:
+        raise UserError(f"recipe '{downstream}' has no section [detection]")
+    return dataclasses.replace(recipe, detection=found)
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -309,6 +338,8 @@ def _build(
     sections = {}
     for section, forms in SECTIONS.items():
         entries = values.get(section, {})
+        if section in OPTIONAL and not entries:
+            continue
         sections[section] = build_form(forms, entries, where, section)
     free = {section: dict(values.get(section, {})) for section in FREE}
     recipe = Recipe(name, scale, title, **free, **sections)

@@ -24,7 +24,7 @@ from locbench.paths import write_atomic
 from locbench.registry import suggest
 
 SCHEMA = 1
-KINDS = ("pretrain", "train", "probe", "pixels")
+KINDS = ("pretrain", "train", "probe", "pixels", "detect")
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")
@@ -68,6 +68,10 @@ class Record:
     created: str = field(default_factory=timestamp)
     finished: str | None = None
     schema: int = SCHEMA
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as the JSON file has them."""
+        return json.loads(self.to_json())
 
     def to_json(self) -> str:
         """Strict JSON with `schema` first; a number that is not finite becomes null."""

@@ -151,3 +151,11 @@ DATASETS = Registry(
     Entry("svhn", "locbench.data.torchvision_sets:svhn", "SVHN cropped digits, without extra"),
     Entry("stl10", "locbench.data.torchvision_sets:stl10", "STL-10, the labelled images"),
 )
+
+# Where images, annotations and categories are: see `locbench.downstream.sets`.
+DETECTION_SETS = Registry(
+    "detection data set",
+    Entry("coco", "locbench.downstream.sets:COCO", "COCO 2017, or other images in its format"),
+    Entry("cityscapes", "locbench.downstream.sets:CITYSCAPES", "Cityscapes in COCO's format"),
+    Entry("shapes", "locbench.downstream.sets:SHAPES", "Shapes for detection: built in"),
+)

@@ -9,11 +9,12 @@ from typing import Any
 
 from locbench import runs
 from locbench.data.fingerprint import fingerprint
+from locbench.data.listing import data_root
 from locbench.data.sources import OFFICIAL
 from locbench.errors import RunFailed, UserError
-from locbench.recipes import SCALES, Recipe, load_recipe
+from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import Record
-from locbench.registry import DATASETS, NETWORKS, RULES, suggest
+from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
 from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
 from locbench.tables import Cell, Table
 from locbench.workshop import Workshop
@@ -22,6 +23,8 @@ from locbench.workshop import Workshop
 # run can be made before they are here.
 PUBLISHED_DATA = {
     "imagenet": {"classes": 1000, "train": 1_281_167, "test": 50_000},
+    "coco": {"classes": 80, "train": 118_287, "test": 5_000},
+    "cityscapes": {"classes": 8, "train": 2_975, "test": 500},
     "imagenette": {"classes": 10, "train": 9_469, "test": 3_925},
     **{
         name: {"classes": official.classes, "train": official.train, "test": official.test}
@@ -29,6 +32,8 @@ PUBLISHED_DATA = {
     },
 }
 PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
+# Where torchvision's own loading puts what it downloads.
+TORCH_HUB = Path("~/.cache/torch/hub/checkpoints")
 # scikit-learn's logistic regression holds all pixels, in double precision, twice.
 PIXELS_BYTES = 2e9
 
@@ -87,19 +92,31 @@ class Plan:
         return runs.unique([spec for planned in wanted for spec in planned.specs])
 
 
-def _probe_cell(fill: dict[str, Any], recipe: Recipe, seed: int, data: dict[str, Any]) -> RunSpec:
-    return runs.plan_probe(recipe, fill["rule"], fill["network"], seed, data)
+def _probe_cell(
+    fill: dict[str, Any], recipe: Recipe, seed: int, planner: _Planner
+) -> list[RunSpec]:
+    return [runs.plan_probe(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
 
 
 def _accuracy_cell(
-    fill: dict[str, Any], recipe: Recipe, seed: int, data: dict[str, Any]
-) -> RunSpec:
-    return runs.plan_training(recipe, fill["rule"], fill["network"], seed, data)
+    fill: dict[str, Any], recipe: Recipe, seed: int, planner: _Planner
+) -> list[RunSpec]:
+    return [runs.plan_training(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
 
 
-EVALUATIONS: dict[str, Callable[..., RunSpec]] = {
+def _detection_cell(
+    fill: dict[str, Any], recipe: Recipe, seed: int, planner: _Planner
+) -> list[RunSpec]:
+    file, data = planner.weights(fill), planner.detection_data(recipe)
+    trained = fill["rule"] != UNTRAINED and file is None
+    pretraining = planner.data(recipe) if trained else None
+    return runs.plan_detection(recipe, fill["rule"], fill["network"], seed, data, pretraining, file)
+
+
+EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
     "probe": _probe_cell,  # a linear probe of what the rule pretrained
     "accuracy": _accuracy_cell,  # test accuracy of the classifier that the rule trained
+    "detection": _detection_cell,  # Mask R-CNN's average precision on what the rule pretrained
 }
 
 
@@ -108,7 +125,7 @@ def can_run(cell: Cell) -> bool:
     fill = cell.fill or {}
     return (
         fill.get("evaluation") in EVALUATIONS
-        and fill.get("rule") in RULES.names()
+        and fill.get("rule") in (*RULES.names(), UNTRAINED)
         and fill.get("network") in NETWORKS.names()
     )
 
@@ -120,42 +137,77 @@ class _Planner:
         self.options = options
         self.assumed: list[str] = []
         self._recipes: dict[str, Recipe] = {}
-        self._fingerprints: dict[tuple[str, int], dict[str, Any]] = {}
+        self._fingerprints: dict[tuple[str, str, int], dict[str, Any]] = {}
 
     def recipe(self, fill: dict[str, Any], overrides: dict[str, Any]) -> Recipe:
-        cell = fill.get("set", {})
-        key = repr((fill["recipe"], sorted(cell.items()), sorted(overrides.items())))
+        """The fill's recipe, with the [detection] of the one that it names as `downstream`."""
+        cell, names = fill.get("set", {}), (fill["recipe"], fill.get("downstream"))
+        key = repr((names, sorted(cell.items()), sorted(overrides.items())))
         if key not in self._recipes:
-            self._recipes[key] = load_recipe(fill["recipe"], self.options.scale, overrides, cell)
+            self._recipes[key] = load_joint(*names, self.options.scale, overrides, cell)
         return self._recipes[key]
 
     def data(self, recipe: Recipe) -> dict[str, Any]:
-        name, resolution = recipe.data.name, recipe.data.resolution
-        if (name, resolution) not in self._fingerprints:
-            self._fingerprints[name, resolution] = self._fingerprint(name, resolution)
-        return self._fingerprints[name, resolution]
+        """The fingerprint of what the recipe trains on."""
+        asked = (recipe.data.name, recipe.data.resolution)
+        return self._known(DATASETS, *asked, lambda root: fingerprint(*asked, root))
 
-    def _fingerprint(self, name: str, resolution: int) -> dict[str, Any]:
-        try:
-            return fingerprint(name, resolution, self.options.data_root)
-        except UserError:
-            if not self.options.assume_data or name not in PUBLISHED_DATA:
-                raise
-        self.assumed.append(name)
-        identity = {"name": name, "version": DATASETS.entry(name).version, "checksum": ""}
-        return {**identity, **PUBLISHED_DATA[name]}
+    def detection_data(self, recipe: Recipe) -> dict[str, Any]:
+        """The fingerprint of what its detector trains on."""
+        name, side = recipe.detection.data, recipe.detection.test_side
+        found = DETECTION_SETS.get(name)
+        return self._known(DETECTION_SETS, name, side, lambda root: found.fingerprint(root, side))
+
+    def _known(
+        self,
+        registry: Registry,
+        name: str,
+        side: int,
+        find: Callable[[Path | None], dict[str, Any]],
+    ) -> dict[str, Any]:
+        key = (registry.kind, name, side)
+        if key not in self._fingerprints:
+            try:
+                found = find(self.options.data_root)
+            except UserError:
+                if not self.options.assume_data or name not in PUBLISHED_DATA:
+                    raise
+                self.assumed.append(f"data set {name}")
+                identity = {"name": name, "version": registry.entry(name).version, "checksum": ""}
+                found = {**identity, **PUBLISHED_DATA[name]}
+            self._fingerprints[key] = found
+        return self._fingerprints[key]
+
+    def weights(self, fill: dict[str, Any]) -> tuple[str, str] | None:
+        """The file, and its sha256, that the paper took in the place of a pretraining of its own.
+
+        Only at `paper`: elsewhere the rule trains the network. UserError where it is not here.
+        """
+        if self.options.scale != "paper" or "weights" not in fill:
+            return None
+        places = (data_root(self.options.data_root), TORCH_HUB.expanduser())
+        for path in (place / fill["weights"] for place in places):
+            if path.is_file():
+                return runs.encoder_file(path)
+        if self.options.assume_data:
+            self.assumed.append(fill["weights"])
+            return fill["weights"], ""
+        raise UserError(
+            f"no {fill['weights']}, which torchvision offers, in {' or '.join(map(str, places))}: "
+            "download it there"
+        )
 
     def cell(self, cell: Cell) -> PlannedCell:
-        """The runs of a cell, one a seed; none if nothing here can fill it."""
+        """The runs of a cell, one a seed and split; none if nothing here can fill it."""
         if not can_run(cell):
             return PlannedCell(cell, ())
         fill = cell.fill
         recipe, seeds = self.recipe(fill, self.options.overrides), range(self.options.seeds)
-        data, make = self.data(recipe), EVALUATIONS[fill["evaluation"]]
-        specs = tuple(make(fill, recipe, FIRST_SEED + k, data) for k in seeds)
-        return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, data)))
+        make = EVALUATIONS[fill["evaluation"]]
+        specs = tuple(run for k in seeds for run in make(fill, recipe, FIRST_SEED + k, self))
+        return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, specs[0])))
 
-    def _mismatches(self, fill: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> list[str]:
+    def _mismatches(self, fill: dict[str, Any], recipe: Recipe, spec: RunSpec) -> list[str]:
         """Overrides that change the recipe, and data that is not what was published."""
         plain, changed = self.recipe(fill, {}).as_dict(), recipe.as_dict()
         sections = [name for name, values in changed.items() if isinstance(values, dict)]
@@ -165,13 +217,19 @@ class _Planner:
             for key, value in changed[section].items()
             if value != plain[section].get(key)
         ]
-        if data["name"] != recipe.data.name:
-            found.append(f"data set {data['name']}, not {recipe.data.name}")
-        wanted = PUBLISHED_DATA.get(recipe.data.name, {})
-        for key, value in wanted.items():
-            if data[key] != value:
-                found.append(f"{PUBLISHED_COUNTS[key]} {data[key]:,}, not {value:,}")
-        return found
+        for run in spec.with_ancestors():
+            asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
+            found += _other_data(run.fingerprint, asked)
+        return list(dict.fromkeys(found))
+
+
+def _other_data(data: dict[str, Any], asked: str) -> list[str]:
+    """How this data differs from the published set of the name asked for."""
+    found = [f"data set {data['name']}, not {asked}"] if data["name"] != asked else []
+    for key, value in PUBLISHED_DATA.get(asked, {}).items():
+        if data[key] != value:
+            found.append(f"{PUBLISHED_COUNTS[key]} {data[key]:,}, not {value:,}")
+    return found
 
 
 def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:

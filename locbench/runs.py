@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from locbench.errors import UserError
@@ -18,6 +20,7 @@ FIRST_SEED = 1234  # of the runs of a cell; further ones count up
 # As for rules, networks and data sets: these go up when a fix in code changes the results.
 PROBE_VERSION = 1
 PIXELS_VERSION = 1
+DETECTOR_VERSION = 1
 TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule with labels: train
 # What a probe's images go through; the rest of the augmentation is pretraining's alone.
 PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
@@ -25,9 +28,9 @@ PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: a pretraining, a training with labels, a probe, or logistic regression on pixels.
+    """One run: a pretraining, a training with labels, a probe, a detector, or pixels' regression.
 
-    `rule` is "untrained" for a probe of initial weights. `parent` is the pretraining that a probe
+    `rule` is "untrained" for initial weights. `parent` is the pretraining that a probe or detector
     reads its encoder from; `encoder_file` (path, sha256) is a file given in its place.
     `fingerprint` says which data set is used, by version and checksum.
     """
@@ -50,6 +53,9 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, and nothing else (no device, no paths, no dates)."""
         asked = self.recipe.data
+        if self.kind == "detect":
+            data = self.fingerprint
+            return {"kind": self.kind, "seed": self.seed, "data": data, **self._settings()}
         data = {**self.fingerprint, "resolution": asked.resolution}
         # Only where they are asked for: what does not change a result leaves its name as it was.
         if asked.train_images:
@@ -74,6 +80,11 @@ class RunSpec:
             rule = {"name": self.rule, "version": RULES.entry(self.rule).version}
             rule["settings"] = self._own_settings() if self.kind == "train" else recipe["rule"]
             return {"network": network, "rule": rule, **{k: recipe[k] for k in sections}}
+        if self.kind == "detect":
+            detector = {"version": DETECTOR_VERSION, **recipe["detection"]}
+            view = {key: view[key] for key in ("mean", "std")}
+            own = {"encoder": self._encoder(), "detector": detector, "view": view}
+            return {"network": network, **own}
         return {
             "network": network,
             "encoder": self._encoder(),
@@ -100,6 +111,18 @@ class RunSpec:
                 words.append(f"{key[0]}{value:g}")
         return words
 
+    @property
+    def detection_words(self) -> list[str]:
+        """Words that tell detectors apart for people: coco, frozen, split2."""
+        asked = self.recipe.detection
+        words = [self.fingerprint["name"], *(["frozen"] if asked.frozen == "all" else [])]
+        return [*words, *([f"split{asked.split + 1}"] if asked.splits > 1 else [])]
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it reads initial weights."""
+        return self.parent is None and self.encoder_file is None
+
     def _encoder(self) -> dict[str, Any]:
         """Where a probe's encoder comes from; a file by its content and not by its path."""
         if self.parent is not None:
@@ -123,6 +146,8 @@ class RunSpec:
             parts += [*self.variant, self.fingerprint["name"]]
         if self.kind == "probe":
             parts.append(self.recipe.probe.profile)
+        if self.kind == "detect":
+            parts += self.detection_words
         return "-".join([*parts, self.scale, f"s{self.seed}", self.hash[:10]])
 
     def with_ancestors(self) -> list[RunSpec]:
@@ -139,6 +164,10 @@ def plan_training(
     """
     learns = RULES.entry(rule).learns
     NETWORKS.entry(network)
+    if recipe.detection is not None:
+        raise UserError(
+            f"recipe {recipe.name} is of a detector and trains no encoder: use locbench downstream"
+        )
     if learns != recipe.gives:
         theirs = {"views": "two views of every image", "label": "one view and its label"}
         raise UserError(
@@ -163,9 +192,60 @@ def plan_probe(
     return RunSpec("probe", recipe, rule, network, seed, fingerprint, parent)
 
 
+def plan_detection(
+    recipe: Recipe,
+    rule: str,
+    network: str,
+    seed: int,
+    data: dict[str, Any],
+    pretraining: dict[str, Any] | None = None,
+    encoder_file: tuple[str, str] | None = None,
+) -> list[RunSpec]:
+    """Mask R-CNN on what `rule` pretrained, on a file or on untrained weights: a run a split.
+
+    `data` and `pretraining` are the fingerprints of the two data sets.
+    """
+    parent = None
+    if rule != UNTRAINED and encoder_file is None:
+        parent = plan_training(replace(recipe, detection=None), rule, network, seed, pretraining)
+    recipe = recipe.for_run(rule, network)
+    return detectors(recipe, rule, network, seed, data, parent, encoder_file)
+
+
+def detectors(
+    recipe: Recipe,
+    rule: str,
+    network: str,
+    seed: int,
+    data: dict[str, Any],
+    parent: RunSpec | None = None,
+    encoder_file: tuple[str, str] | None = None,
+) -> list[RunSpec]:
+    """A run a split of the recipe's [detection], on the encoder of `parent` or of a file."""
+    return [
+        RunSpec(
+            "detect",
+            replace(recipe, detection=replace(recipe.detection, split=split)),
+            rule,
+            network,
+            seed,
+            data,
+            parent,
+            encoder_file,
+        )
+        for split in range(recipe.detection.splits)
+    ]
+
+
 def plan_pixels(recipe: Recipe, fingerprint: dict[str, Any]) -> RunSpec:
     """Logistic regression on the pixels of the same data: no network, no seed."""
     return RunSpec("pixels", recipe, PIXELS, "", 0, fingerprint)
+
+
+def encoder_file(path: Path) -> tuple[str, str]:
+    """A file of weights as runs name it: its path and sha256."""
+    with path.open("rb") as file:
+        return str(path), hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unique(specs: list[RunSpec]) -> list[RunSpec]:

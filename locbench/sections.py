@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from locbench.checked import (
     Count,
     DataName,
+    DetectionName,
     Fraction,
     Hue,
     Momentum,
@@ -151,6 +152,60 @@ class Probe:
     blocks: Literal["last", "all"] = "last"
 
 
+@dataclass(frozen=True)
+class Detection:
+    """Mask R-CNN on the encoder, through mmdetection: what differs from mmdet's file `config`.
+
+    data: see `locbench list datasets`; Shapes is drawn with sides of `test_side` pixels.
+    train_images: so many drawn at random (0: all), in `splits` drawings, each a run of its own.
+    frozen: all of the backbone, its first stage, or nothing; fixed_norm: its batch norm keeps its
+    statistics where it is trained. norm: of the layers that are new.
+    short_sides, long_side: pixels to which images are resized; test_side: the short one then.
+    batch, and the learning rate: of all processes. `iterations` go before `epochs`, and milestones
+    are in the same unit; warmup is in iterations.
+    channels, fc, proposals, rpn_samples, samples: the size of pyramid and heads, and an image's.
+    """
+
+    data: DetectionName = "coco"
+    train_images: Whole = 0
+    splits: Count = 1
+    split: Whole = 0
+    config: str = "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+    frozen: Literal["all", "first", "none"] = "all"
+    fixed_norm: bool = True
+    norm: Literal["sync", "none"] = "sync"
+    box_head: Literal["4conv1fc", "2fc"] = "4conv1fc"
+    short_sides: tuple[Count, Count] = (800, 800)
+    long_side: Count = 1333
+    test_side: Count = 800
+    batch: Count = 16
+    epochs: Count = 12
+    iterations: Whole = 0
+    milestones: tuple[Count, ...] = (8, 11)
+    warmup: Whole = 500
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: NotNegative = 0.02
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 1e-4
+    channels: Count = 256
+    fc: Count = 1024
+    proposals: Count = 1000
+    rpn_samples: Count = 256
+    samples: Count = 512
+
+    def steps(self, images: int) -> int:
+        """How many steps the training has on so many images."""
+        return self.iterations or self.epochs * self._epoch(images)
+
+    def falls(self, images: int) -> list[int]:
+        """The steps after which the learning rate falls."""
+        unit = 1 if self.iterations else self._epoch(images)
+        return [unit * at for at in self.milestones]
+
+    def _epoch(self, images: int) -> int:
+        return -(-images // self.batch)
+
+
 # A section of several forms says by its `name` which it is; without one it is the first.
 SECTIONS: dict[str, tuple[type, ...]] = {
     "data": (Data,),
@@ -160,4 +215,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "schedule": (Schedule, EpochCosine),
     "training": (Training,),
     "probe": (Probe,),
+    "detection": (Detection,),
 }
+# What a recipe may do without: it has them where a file or an override says something of them.
+OPTIONAL = ("detection",)

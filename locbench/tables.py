@@ -19,7 +19,7 @@ from locbench.paths import tables_dir
 from locbench.registry import suggest
 
 PAPERS = ("loco", "auglocal")  # in this order; `table1` alone is the first one's
-FILL_KEYS = ("recipe", "evaluation", "rule", "network", "set")
+FILL_KEYS = ("recipe", "downstream", "evaluation", "rule", "network", "weights", "set")
 MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locbench.data import ImageData, load_data, reduced
 from locbench.data import Progress as DataProgress
 from locbench.errors import UserError
 from locbench.records import Store
+from locbench.registry import DETECTION_SETS
 from locbench.runs import RunSpec
 
+if TYPE_CHECKING:
+    from locbench.downstream.sets import DetectionSet
+
+DETECTION_PACKAGES = ("mmdet", "mmengine", "mmcv", "pycocotools")
 Progress = Callable[[int, int, dict[str, float]], None]  # steps done, in all, current figures
 
 
@@ -30,16 +36,12 @@ class Workshop:
     progress: Callable[[RunSpec], Progress] = _silent
     preparing: DataProgress | None = None
     features: dict[str, Any] = field(default_factory=dict)  # of the encoder probed last
-    _data: dict[tuple[str, int, int], ImageData] = field(default_factory=dict)
+    _data: dict[tuple[Any, ...], ImageData | DetectionSet] = field(default_factory=dict)
 
-    def data(self, spec: RunSpec) -> ImageData:
+    def data(self, spec: RunSpec) -> ImageData | DetectionSet:
         """The run's data set, loaded once; UserError if it is not the one the run is planned on."""
-        asked = spec.recipe.data
-        key = (asked.name, asked.resolution, asked.train_images)
-        if key not in self._data:
-            whole = load_data(asked.name, asked.resolution, self.data_root, self.preparing)
-            self._data[key] = reduced(whole, asked.train_images)
-        found, wanted = self._data[key], spec.fingerprint
+        load = self._detection_data if spec.kind == "detect" else self._image_data
+        found, wanted = load(spec), spec.fingerprint
         if (found.version, found.checksum) != (wanted["version"], wanted["checksum"]):
             raise UserError(
                 f"data set {found.name} here is version {found.version} with checksum "
@@ -47,3 +49,24 @@ class Workshop:
                 f"{wanted['checksum'][:12]}; give the --data-root it was made with"
             )
         return found
+
+    def _image_data(self, spec: RunSpec) -> ImageData:
+        asked = spec.recipe.data
+        key = (asked.name, asked.resolution, asked.train_images)
+        if key not in self._data:
+            whole = load_data(asked.name, asked.resolution, self.data_root, self.preparing)
+            self._data[key] = reduced(whole, asked.train_images)
+        return self._data[key]
+
+    def _detection_data(self, spec: RunSpec) -> DetectionSet:
+        if missing := [name for name in DETECTION_PACKAGES if find_spec(name) is None]:
+            raise UserError(
+                f"detection needs {missing[0]}, which is not installed: run "
+                "python -m pip install -c constraints.txt -e '.[detection]'"
+            )
+        asked = spec.recipe.detection
+        key = (asked.data, asked.test_side)
+        if key not in self._data:
+            known = DETECTION_SETS.get(asked.data)
+            self._data[key] = known.load(self.data_root, asked.test_side, self.preparing)
+        return self._data[key]

@@ -109,7 +109,9 @@ def test_data_that_is_not_here_is_assumed_only_when_asked():
         with pytest.raises(UserError, match="data root"):
             plan_of(scale=scale)
         plan = plan_of(scale=scale, assume_data=True)
-        assert plan.assumed == (name,) and {s.fingerprint["train"] for s in plan.runs()} == {images}
+        assert plan.assumed == (f"data set {name}",) and {
+            s.fingerprint["train"] for s in plan.runs()
+        } == {images}
     assert plan_of(assume_data=True).assumed == ()
 
 
@@ -119,11 +121,11 @@ def test_pixels_are_left_out_where_they_do_not_fit():
 
 
 def test_a_table_that_nothing_here_can_fill_has_no_runs(store):
-    plan = plan_of(load_table("loco/table2"))
+    plan = plan_of(load_table("loco/table4"))
     assert plan.runs() == []
     assert set(frame(plan, store)["verdict"]) <= {"not run", "cited"}
     with pytest.raises(UserError, match="did you mean 'smoke'"):
-        plan_of(load_table("loco/table2"), scale="smok")
+        plan_of(load_table("loco/table4"), scale="smok")
 
 
 # --- frames ----------------------------------------------------------------------------------

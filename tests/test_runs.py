@@ -12,11 +12,13 @@ from locbench.runs import (
     PROBE_VIEW,
     UNTRAINED,
     RunSpec,
+    plan_detection,
     plan_pixels,
     plan_probe,
     plan_training,
     unique,
 )
+from locbench.sections import Detection
 
 DATA = {"name": "shapes", "version": 1, "checksum": "ab" * 32, "classes": 10, "train": 9, "test": 4}
 DECIDES = {
@@ -50,11 +52,11 @@ def other(value):
     return value + 1
 
 
-def changes():
+def changes(base):
     """Every recipe with one value changed, built past the checks: identities need none."""
-    base = recipe()
     for section in SECTIONS:
-        entries = getattr(base, section)
+        if (entries := getattr(base, section)) is None:
+            continue
         for field in dataclasses.fields(entries):
             value = other(getattr(entries, field.name))
             changed = dataclasses.replace(entries, **{field.name: value})
@@ -66,7 +68,7 @@ def changes():
 def test_every_value_that_decides_the_result_changes_the_id_and_no_other_does(kind):
     mine = spec(kind, rule=UNTRAINED if kind == "probe" else "loco")
     seen = {mine.id}
-    for section, name, changed in changes():
+    for section, name, changed in changes(recipe()):
         theirs = spec(kind, rule=mine.rule, settings=changed) if kind != "pixels" else None
         theirs = theirs or plan_pixels(changed, DATA)
         decides = section in DECIDES[kind]
@@ -79,6 +81,31 @@ def test_every_value_that_decides_the_result_changes_the_id_and_no_other_does(ki
         assert (theirs.id not in seen) == decides, (section, name)
         seen.add(theirs.id)
     assert len(seen) > 3 or kind == "pixels"
+
+
+def test_a_detectors_id_is_of_its_protocol_its_encoder_and_the_normalisation():
+    base = dataclasses.replace(recipe(), detection=Detection())
+
+    def ids(settings, rule=UNTRAINED, **more):
+        found = plan_detection(settings, rule, "resnet50", 1234, DATA, **more)
+        return [spec.id for spec in found]
+
+    [mine] = ids(base)
+    seen = {mine}
+    for section, name, changed in changes(base):
+        # Another drawing is a run of its own, and which one a run has is set by the plan.
+        if (section, name) in (("detection", "splits"), ("detection", "split")):
+            continue
+        [theirs] = ids(changed)
+        decides = section in ("network", "detection")
+        decides |= section == "augmentation" and name in ("mean", "std")
+        assert (theirs not in seen) == decides, (section, name)
+        seen.add(theirs)
+    drawn = dataclasses.replace(base, detection=Detection(splits=3))
+    assert len({mine, *ids(drawn)}) == 4
+    on_data = {ids(base, "loco", pretraining={**DATA, "checksum": c})[0] for c in "ab"}
+    of_files = {ids(base, "file", encoder_file=(path, "a"))[0] for path in ("x.pth", "y.pth")}
+    assert len(on_data) == 2 and len(of_files) == 1
 
 
 def test_a_probe_follows_its_pretraining():

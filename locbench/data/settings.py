@@ -42,3 +42,17 @@ def shapes_checksum(settings: ShapesSettings, version: int, resolution: int) -> 
     """sha256 of all that decides the pixels: code version, settings and resolution."""
     content = {"version": version, "resolution": resolution, **asdict(settings)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# Objects of the size in pixels that classification's have at the resolutions of `smoke`, on larger
+# images, with the same grain: what was pretrained there can be used here.
+DETECTION_SHAPES = ShapesSettings(
+    train=1_000,
+    test=300,
+    seed=1,
+    number=0.0,
+    layout=0.0,
+    radius=(0.12, 0.22),
+    period=(0.07, 0.1),
+    surface_period=(0.053, 0.083),
+)

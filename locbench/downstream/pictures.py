@@ -1,0 +1,72 @@
+"""What a detector finds, beside what is there (as LoCo's Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmengine.dataset import pseudo_collate
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from locbench.errors import RunFailed
+
+SURE = 0.5  # the score from which a detection is drawn
+SIDE = 320  # images that are smaller are enlarged to this, or the names do not fit
+GAP = 8
+
+
+def draw(
+    model: BaseDetector, dataset: Any, classes: Sequence[str], folder: Path, count: int
+) -> None:
+    """PNG files of the first `count` images: the ground truth on the left, detections beside it."""
+    folder.mkdir(exist_ok=True)
+    model.eval()
+    for index in range(min(count, len(dataset))):
+        item = dataset[index]
+        with torch.no_grad():
+            found = model.test_step(pseudo_collate([item]))[0].pred_instances
+        there, sure = item["data_samples"].gt_instances, found.scores >= SURE
+        path = Path(item["data_samples"].img_path)
+        image = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+        # mmdet's test pipeline leaves the ground truth in the file's pixels, as detections are.
+        boxes = torch.as_tensor(getattr(there.bboxes, "tensor", there.bboxes))
+        masks = torch.from_numpy(there.masks.to_ndarray())
+        truth = (boxes, there.labels, list(masks))
+        seen = (found.bboxes[sure].cpu(), found.labels[sure].cpu(), list(found.masks[sure].cpu()))
+        halves = [annotated(image, *objects, classes) for objects in (truth, seen)]
+        gap = torch.full((3, halves[0].shape[1], GAP), 255, dtype=torch.uint8)
+        whole = torch.cat((halves[0], gap, halves[1]), dim=2)
+        try:
+            Image.fromarray(whole.permute(1, 2, 0).numpy()).save(folder / f"{path.stem}.png")
+        except OSError as error:
+            raise RunFailed(
+                f"cannot save pictures in {folder} ({error}); make room there"
+            ) from error
+
+
+def annotated(
+    image: Tensor, boxes: Tensor, labels: Tensor, masks: Sequence[Tensor], classes: Sequence[str]
+) -> Tensor:
+    """uint8 [3, H, W] with masks, boxes and names, a colour for every class."""
+    times = max(1, -(-SIDE // max(image.shape[1:])))
+    image = image.repeat_interleave(times, 1).repeat_interleave(times, 2)
+    if not len(labels):
+        return image
+    colors = [color(int(label)) for label in labels]
+    raised = torch.stack([m.repeat_interleave(times, 0).repeat_interleave(times, 1) for m in masks])
+    image = draw_segmentation_masks(image, raised.bool(), alpha=0.4, colors=colors)
+    names = [classes[int(label)] for label in labels]
+    return draw_bounding_boxes(image, boxes * times, names, colors=colors, width=2)
+
+
+def color(label: int) -> tuple[int, int, int]:
+    """The label's own colour; neighbours are far apart on the wheel."""
+    turn = 2 * np.pi * (0.618034 * label + np.array([0, 1 / 3, 2 / 3]))
+    red, green, blue = (128 + 120 * np.cos(turn)).astype(int)
+    return int(red), int(green), int(blue)
