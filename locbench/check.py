@@ -118,7 +118,8 @@ def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -
     changed = "" if fresh.id == reference.id else "its recipe or a version changed since"
     findings, new = [], numbers(fresh)
     for number, old in numbers(reference).items():
-        tolerance = next((t for t in tolerances if t.covers(number)), None)
+        words = (number, f"{reference.kind}: {number}")
+        tolerance = next((t for t in tolerances if any(map(t.covers, words))), None)
         if tolerance is None or not tolerance.compare:
             continue
         value, note = new.get(number), changed

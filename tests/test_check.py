@@ -1,5 +1,6 @@
 """The regression check: every kind of change is found and named, and nothing else is."""
 
+import copy
 import dataclasses
 import json
 
@@ -7,7 +8,7 @@ import pytest
 from fabricate import call, complaint, fill, record
 
 from locbench import check, estimate, regression
-from locbench.check import Tolerance, load_tolerances, place, successors
+from locbench.check import Tolerance, compare, load_tolerances, place, successors
 from locbench.errors import UserError
 from locbench.paths import results_dir, runs_dir
 from locbench.records import Store
@@ -113,6 +114,18 @@ def test_the_wider_of_two_tolerances_holds():
     assert tolerance.covers("loss of stage 1") and not tolerance.covers("loss")
     exact = Tolerance("top1", 0.0, 0.0, True, "")
     assert exact.covers("top1") and not exact.covers("top10") and exact.allows(3, 3)
+
+
+def test_a_tolerance_may_be_of_one_kind_of_run():
+    wide = Tolerance("train: top1", 8.0, 0.0, True, "")
+    exact = Tolerance("top1", 0.0, 0.0, True, "")
+    old = next(r for r in Store(results_dir() / "records").readable() if r.kind == "train")
+    moved = copy.deepcopy(old)
+    moved.metrics["top1"]["last"] += 7.9
+    for known, ok in (([wide, exact], True), ([exact], False)):
+        assert [f.ok for f in compare(old, moved, known)] == [ok]
+    moved.kind = old.kind = "probe"
+    assert [f.ok for f in compare(old, moved, [wide, exact])] == [False]
 
 
 # --- which run is compared with which --------------------------------------------------------
