@@ -241,6 +241,14 @@ def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
     return network
 
 
+def probed_encoder(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
+    """The network that a probe reads; an untrained one with batch-norm statistics of the data."""
+    network = encoder_for(spec, shop, device)
+    if spec.untrained:
+        calibrate(network, shop.data(spec).train, spec.recipe, device)
+    return network
+
+
 def load_into(network: Network, path: Path) -> None:
     """Load an encoder file; every key of the encoder must be there and fit."""
     state = load_encoder(path)
@@ -261,9 +269,7 @@ def load_into(network: Network, path: Path) -> None:
 
 def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Linear accuracy at the probed blocks; decoder and precision are those of the pretraining."""
-    network = encoder_for(spec, shop, device)
-    if spec.untrained:
-        calibrate(network, shop.data(spec).train, spec.recipe, device)
+    network = probed_encoder(spec, shop, device)
     probe = LinearProbe(network, shop.data(spec), spec.recipe, spec.seed, device)
     probe.features = shop.features.get(_encoder_key(spec))
 

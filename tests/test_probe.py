@@ -11,7 +11,7 @@ from locbench import probe as probing
 from locbench.data import ImageData, Split
 from locbench.data.augmentation import centre
 from locbench.errors import RunFailed, UserError
-from locbench.execute import encoder_for
+from locbench.execute import probed_encoder
 from locbench.networks import Block, Network
 from locbench.networks.base import pooled_classifier
 from locbench.probe import (
@@ -454,7 +454,7 @@ def test_an_untrained_network_is_probed_with_the_datas_statistics(tmp_path):
     shop = Workshop(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
     fingerprint = {"name": "fake", "version": 1, "checksum": data.checksum}
     spec = plan_probe(recipe_of(), UNTRAINED, "resnet50", 3, fingerprint)
-    network = encoder_for(spec, shop, CPU)
+    network = probed_encoder(spec, shop, CPU)
     assert all(norm.running_mean.abs().min() > 0 for norm in norms_of(network))
     trainer = Trainer(recipe_of(), "simclr", "resnet50", 3, data, "cpu")
     initial = dict(trainer.network.named_parameters())
