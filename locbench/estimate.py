@@ -71,9 +71,7 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
     rate, basis = _rate(known)
     if rate is None or size is None or spec.kind == "detect":
         return Estimate(None, kept, working, "nothing like it was measured yet")
-    forwards = _work(spec.kind, spec.recipe.as_dict(), _images(spec)) / _pixels(
-        spec.recipe.as_dict()
-    )
+    forwards = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
     return Estimate(forwards * size.multiply_adds / rate, kept, working, basis, rough=True)
 
 

@@ -42,29 +42,31 @@ def on_screen(report: Report, console: Console | None = None) -> str:
     from rich.console import Console
     from rich.text import Text
 
+    printed = as_printed(report)
     console = console or Console(width=WIDTH, file=io.StringIO(), color_system=None)
     with console.capture() as capture:
         console.print(Text(f"{report.name}  {report.title}", style="bold"))
         if report.caption:
             console.print(Text(report.caption))
         # A console that is too narrow gets long lines rather than numbers cut in two.
-        console.print(_rich_table(report, console.width), crop=False, no_wrap=True)
+        console.print(_rich_table(report, printed, console.width), crop=False, no_wrap=True)
         if report.claims:
             console.print()
             console.print(_rich_claims(report.claims))
-        stacked = [STACKED] if as_printed(report) is not None else []
+        stacked = [] if printed is None else [STACKED]
         for k, note in enumerate([*stacked, *report.notes()]):
             console.print(Text(note if k else f"\n{note}", style="dim"))
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def _rich_table(report: Report, width: int) -> Any:
-    """The table for a terminal of so many columns."""
+def _rich_table(
+    report: Report, printed: tuple[list[Column], list[dict[str, Any]]] | None, width: int
+) -> Any:
+    """The table for a terminal of so many columns; `printed` is of `as_printed`."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    printed = as_printed(report)
     columns, lines = printed or (shown_columns(report), report.frame.to_dict("records"))
     repeated = _repeats(report) if printed is None else [False] * len(lines)
     heads, widths, gap = _room(columns, width)

@@ -114,7 +114,7 @@ def as_printed(report: Report) -> tuple[list[Column], list[dict[str, Any]]] | No
     for name in names:
         cells = [_stacked(held[name]) if name in held else "" for held in rows.values()]
         columns.append(Column(f"{name}{unit}", True, cells))
-    told = [_of_row(list(held.values()), report) for held in rows.values()]
+    told = [_of_row(list(held.values())) for held in rows.values()]
     columns.append(Column(report.auxiliary, False, [label(x["decoder"]) for x in told]))
     columns.append(Column("verdict", False, [x["said"] for x in told]))
     optional = {*report.labels, report.auxiliary, "verdict"}
@@ -129,7 +129,7 @@ def _stacked(line: dict[str, Any]) -> str:
     return f"{_measured(line)}\n{_published(line)}"
 
 
-def _of_row(lines: list[dict[str, Any]], report: Report) -> dict[str, Any]:
+def _of_row(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """What is said of a whole row: its verdicts, each with its columns where they differ."""
     judged = [x for x in lines if _present(x["measured"]) or x["verdict"] == "diverged"]
     said: dict[str, list[str]] = {}

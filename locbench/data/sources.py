@@ -20,7 +20,7 @@ from locbench.data.listing import (
     find_folder,
 )
 from locbench.errors import UserError
-from locbench.registry import DATASETS
+from locbench.registry import DATASETS, Registry
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def find_source(name: str, root: Path | None) -> ImageFolder | OfficialFiles:
         return OfficialFiles(name, version, folder)
     if (folder := find_folder(name, base)) is not None:
         version = DATASETS.entry("folder").version
-        return ImageFolder(_own_name(folder), version, Index(*find_containers(folder)))
+        return ImageFolder(own_name(folder, DATASETS), version, Index(*find_containers(folder)))
     raise UserError(f"no '{name}' in {base} or {base / name}: {expected}")
 
 
@@ -202,8 +202,8 @@ def _expected(official: Official, folder: Path) -> str:
     )
 
 
-def _own_name(folder: Path) -> str:
+def own_name(folder: Path, registry: Registry) -> str:
     """The folder's own name; one that is a registered data set's is marked as a copy."""
     # Resolved, so that neither `.` nor a link gives the images another name.
     name = folder.resolve().name or "root"
-    return f"{name}-images" if name.lower() in DATASETS.names() else name
+    return f"{name}-images" if name.lower() in registry.names() else name

@@ -28,13 +28,9 @@ WARMUP_FACTOR = 0.001
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run has: its device, how many processes train, and worker processes that load images.
-
-    sync: whether batch norm is synchronised; SyncBN needs GPUs.
-    """
+    """What a run has: its device, and worker processes that load images."""
 
     device: str
-    processes: int = 1
     workers: int = 0
 
     @property
@@ -61,7 +57,7 @@ def make_config(
     machine: Machine,
     folder: Path,
 ) -> Config:
-    """The configuration of one run; the backbone itself is put in by `detector`.
+    """The configuration of one run; the backbone itself is put in by `Detector`.
 
     statistics: mean and standard deviation of images in [0, 1], those the encoder was trained with.
     folder: for mmengine's own files.
@@ -79,7 +75,7 @@ def make_config(
     config.custom_hooks = []
     config.visualizer = {"type": "DetLocalVisualizer", "vis_backends": []}
     config.log_level = "ERROR"
-    config.launcher = "pytorch" if machine.processes > 1 else "none"
+    config.launcher = "none"
     return config
 
 
@@ -132,7 +128,7 @@ def _set_data(
         loader.dataset = inner
         loader.update(workers)
     train, test = config.train_dataloader, config.val_dataloader
-    train.batch_size = max(1, asked.batch // machine.processes)
+    train.batch_size = asked.batch
     train.sampler = {"type": "InfiniteSampler", "shuffle": True, "seed": seed}
     train.batch_sampler = {"type": "SkippingBatches"}
     low, high = asked.short_sides

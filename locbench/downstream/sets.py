@@ -15,6 +15,7 @@ from typing import Any
 from locbench.data import Progress
 from locbench.data.kept import Kept
 from locbench.data.listing import existing_root
+from locbench.data.sources import own_name
 from locbench.downstream import shapes
 from locbench.errors import UserError
 from locbench.paths import write_atomic
@@ -88,7 +89,7 @@ class Published:
         kept = Kept(files)
         found = kept.known() or _summary(kept, files)
         counts = {key: found[key] for key in ("checksum", "classes", "train", "test")}
-        name = self.name if official else _own_name(folder)
+        name = self.name if official else own_name(folder, DETECTION_SETS)
         return {"name": name, "version": DETECTION_SETS.entry(self.name).version, **counts}
 
     def load(
@@ -111,12 +112,6 @@ class Published:
         return DetectionSet(
             known["name"], known["version"], known["checksum"], self.name, classes[0], *parts
         )
-
-
-def _own_name(folder: Path) -> str:
-    """The folder's own name; one that is a registered data set's is marked as a copy."""
-    name = folder.resolve().name or "root"
-    return f"{name}-images" if name.lower() in DETECTION_SETS.names() else name
 
 
 def _summary(kept: Kept, files: tuple[Path, ...]) -> dict[str, Any]:
