@@ -246,12 +246,22 @@ def downstream(
     from_: Annotated[
         str | None, typer.Option("--from", help="A run's id or its beginning, or an encoder file.")
     ] = None,
-    rule: Annotated[str, typer.Option(help="What pretrained the backbone, or untrained.")] = "loco",
-    network: Annotated[
-        str, typer.Option(help="Network; see `locbench list networks`.")
-    ] = "resnet50",
-    scale: Scale = "smoke",
-    seed: Seed = 1234,
+    rule: Annotated[
+        str | None, typer.Option(help="What pretrained the backbone (default loco), or untrained.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="The backbone (default resnet50).")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="smoke (default), small or paper; a run brings its own.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Default 1234; a run brings its own.")] = None,
+    beside: Annotated[
+        bool | None,
+        typer.Option(
+            "--beside/--alone",
+            help="Also on an untrained backbone; the default where all of it is frozen, but at "
+            "paper.",
+        ),
+    ] = None,
     data_root: DataRoot = None,
     runs: Runs = None,
     device: Device = "auto",
@@ -259,13 +269,17 @@ def downstream(
     set_: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Mask R-CNN on a pretrained backbone, through mmdetection; beside it on an untrained one."""
+    """Mask R-CNN on a pretrained backbone, through mmdetection; beside it on an untrained one.
+
+    The backbone is the one that --from gives, or else what the rule pretrains at that scale.
+    """
     _check_words(device=device)
     from locbench import transfer
     from locbench.checked import parse_overrides
 
     store = _store(runs)
-    asked = transfer.Asked(data, frozen, rule, network, scale, seed, parse_overrides(set_ or []))
+    overrides = parse_overrides(set_ or [])
+    asked = transfer.Asked(data, frozen, rule, network, scale, seed, beside, overrides)
     plan = transfer.plan(asked, from_, store, data_root)
     transfer.carry_out(plan, store, data_root, device, fresh, as_json, _console())
 

@@ -16,10 +16,10 @@ from locbench.estimate import Estimate, duration, estimate, known_records, size,
 from locbench.frames import claim_values, frame
 from locbench.margins import margin_lines, margins
 from locbench.recipes import Network, Recipe, load_recipe, recipe_from_dict, with_overrides
-from locbench.records import FINAL, Record, Store
+from locbench.records import Record, Store
 from locbench.registry import NETWORKS
 from locbench.report import render as render_report
-from locbench.reproduce import Plan, execute_or_load, run_plan
+from locbench.reproduce import Plan, execute_or_load, run_all, to_run
 from locbench.runs import FIRST_SEED, RunSpec
 from locbench.shown import JudgedClaim, Report
 from locbench.workshop import Workshop
@@ -44,12 +44,6 @@ def set_aside(specs: list[RunSpec], store: Store) -> None:
     followers = {record.id for record in store.readable() if record.parent in moved}
     for id in sorted(moved | followers):
         store.set_aside(id)
-
-
-def to_run(specs: list[RunSpec], store: Store) -> list[RunSpec]:
-    """Those without a final record."""
-    found = ((spec, store.load(spec.id)) for spec in specs)
-    return [spec for spec, record in found if record is None or record.status not in FINAL]
 
 
 def announce(plan: Plan, store: Store) -> None:
@@ -92,16 +86,20 @@ def _summary(plan: Plan, store: Store | None, guesses: list[Estimate]) -> str:
 
 def run(plan: Plan, store: Store, device: str) -> list[str]:
     """Carry out what is missing, with progress; returns one line for each run that failed."""
-    waiting = {spec.id for spec in to_run(plan.runs(), store)}
+    return watched(plan.runs(), store, plan.options.data_root, device)
+
+
+def watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
+    """`run_all` with progress for a person."""
+    waiting = {spec.id for spec in to_run(specs, store)}
     with watching(len(waiting)) as watch:
-        root = plan.options.data_root
         shop = Workshop(store, device, root, watch.start, watch.preparing)
 
         def each(spec: RunSpec, record: Record) -> None:
             if spec.id in waiting:
                 watch.done(spec, record)
 
-        return run_plan(plan, shop, each)
+        return run_all(specs, shop, each)
 
 
 def render(plan: Plan, store: Store, format: str) -> str:
@@ -210,7 +208,7 @@ def plan_file_probe(
     settings = load_recipe(recipe, scale, overrides)
     data = fingerprint(settings.data.name, settings.data.resolution, data_root)
     file = run_specs.encoder_file(path)
-    return RunSpec("probe", settings, "file", network, seed, data, encoder_file=file)
+    return RunSpec("probe", settings, run_specs.FILE, network, seed, data, encoder_file=file)
 
 
 def run_with_parents(spec: RunSpec, store: Store, data_root: Path | None, device: str) -> Record:

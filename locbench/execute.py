@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from locbench.console import say
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
 from locbench.errors import RunFailed, UserError
@@ -63,9 +64,11 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
                 record.status, record.error = "failed", _one_line(error)
                 raise
             record.status, record.error = "failed", "out of memory"
+            keys = "detection.batch" if spec.kind == "detect" else "training.batch"
+            keys += " or detection.samples" if spec.kind == "detect" else " or data.resolution"
             raise RunFailed(
-                f"{spec.id}: {shop.device} is out of memory; set a smaller training.batch or "
-                "data.resolution with --set, or another --device"
+                f"{spec.id}: {shop.device} is out of memory; set a smaller {keys} with --set, or "
+                "another --device"
             ) from error
         except Exception as error:
             record.status, record.error = "failed", _one_line(error)
@@ -112,6 +115,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
             "train_images": len(data.train),
             "test_images": len(data.test),
             "resolution": recipe.data.resolution,
+            **_drawn(spec),
         },
         tags={"epoch": "last", "precision": "float32", "processes": 1},
         environment=environment(device=name, threads=threads),
@@ -123,6 +127,15 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
         record.network["version"] = NETWORKS.entry(spec.network).version
     shop.store.save(record)
     return record
+
+
+def _drawn(spec: RunSpec) -> dict[str, int]:
+    """What a detector uses of its data set: the images of its split, at the size it tests on."""
+    if spec.kind != "detect":
+        return {}
+    asked = spec.recipe.detection
+    drawn = {"train_images": asked.train_images} if asked.train_images else {}
+    return {**drawn, "resolution": asked.test_side}
 
 
 def _train(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
@@ -349,9 +362,16 @@ def _detect(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
         detector.fit()
     finally:
         note({})
+    trained, began = detector.watch.elapsed, time.monotonic()
     record.metrics = {key: {"last": value} for key, value in detector.evaluate().items()}
+    record.cost["wall_time_s"] = round(trained + time.monotonic() - began, 2)
+    record.cost["steps"] = steps = detector.runner.max_iters
+    record.cost["images_per_s"] = round(steps * spec.recipe.detection.batch / trained, 1)
     save_encoder(folder / DETECTOR, detector.weights())
-    detector.draw(folder / PICTURES)
+    try:
+        detector.draw(folder / PICTURES)
+    except Exception as error:  # nothing measured may be lost for a picture
+        say(f"{spec.id}: no pictures: {_one_line(error)}")
     detector.close()
     record.tags["decoder"] = "none" if spec.untrained else "unknown"
     if spec.parent is not None:

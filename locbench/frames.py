@@ -11,7 +11,7 @@ from locbench.errors import UserError
 from locbench.paths import runs_dir
 from locbench.records import Record, Store, summarize
 from locbench.registry import suggest
-from locbench.reproduce import Options, Plan, PlannedCell, failure, make_plan, run_plan
+from locbench.reproduce import Options, Plan, PlannedCell, failure, make_plan, run_all
 from locbench.runs import RunSpec
 from locbench.tables import load_table, resolve_name
 from locbench.workshop import Workshop
@@ -136,7 +136,7 @@ def table(
     store = Store(runs or runs_dir())
     if run:
         root = plan.options.data_root
-        failures = run_plan(plan, Workshop(store, device, root), lambda spec, record: None)
+        failures = run_all(plan.runs(), Workshop(store, device, root), lambda spec, record: None)
         if failures:
             raise failure(failures)
     return frame(plan, store)

@@ -53,12 +53,14 @@ class Recipe:
     """A resolved protocol at one scale.
 
     `rule` holds free scalars that the rule itself checks; `rules` more of them by the rule that
-    they are for, and under it by network (see `for_run`).
+    they are for, and under it by network (see `for_run`). `downstream` is the recipe that
+    `detection` is of, where the two are joined.
     """
 
     name: str
     scale: str
     title: str = ""
+    downstream: str = ""
     rule: dict[str, Scalar] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
@@ -73,7 +75,7 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars, as they stand in a record; see `recipe_from_dict`."""
         values = _plain(dataclasses.asdict(self))
-        absent = [key for key in ("rules", *OPTIONAL) if not values[key]]
+        absent = [key for key in ("downstream", "rules", *OPTIONAL) if not values[key]]
         return {key: value for key, value in values.items() if key not in absent}
 
     @property
@@ -150,10 +152,31 @@ def load_joint(
         return {key: v for key, v in given if key.startswith("detection.") is detection}
 
     recipe = load_recipe(name, scale, part(overrides, False), part(cell, False))
-    found = load_recipe(downstream, scale, part(overrides, True), part(cell, True)).detection
+    asked = part(overrides, True)
+    found = load_recipe(downstream, scale, asked, part(cell, True)).detection
     if found is None:
         raise UserError(f"recipe '{downstream}' has no section [detection]")
-    return dataclasses.replace(recipe, detection=found)
+    if asked:
+        _check_units(asked, load_recipe(downstream, scale).detection, found)
+    leaf = downstream.removesuffix(".toml").split("/")[-1]
+    return dataclasses.replace(recipe, detection=found, downstream=leaf)
+
+
+def _check_units(asked: Mapping[str, Any], own: Detection, found: Detection) -> None:
+    """UserError for overrides of a detector's length that would not mean what they say."""
+    if "detection.split" in asked:
+        raise UserError("override detection.split: every split is a run; set detection.splits")
+    if found.iterations and "detection.epochs" in asked:
+        raise UserError(
+            f"override detection.epochs: detection.iterations = {found.iterations} goes before it; "
+            "set detection.iterations and detection.milestones"
+        )
+    if bool(own.iterations) != bool(found.iterations) and "detection.milestones" not in asked:
+        unit = ("epochs", "iterations") if found.iterations else ("iterations", "epochs")
+        raise UserError(
+            f"override detection.iterations: detection.milestones = {list(own.milestones)} are "
+            f"{unit[0]}; set them too, in {unit[1]}"
+        )
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -177,9 +200,11 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
             raise UserError(f"{where}: the recipe has no '{key}'; run it again")
     if values["scale"] not in SCALES:
         raise UserError(f"{where}: unknown scale '{values['scale']}'; run it again")
-    sections = {k: v for k, v in values.items() if k not in ("name", "scale", "title")}
+    heads = ("name", "scale", "title", "downstream")
+    sections = {k: v for k, v in values.items() if k not in heads}
     checked = {s: check_section(SECTIONS, s, entries, where) for s, entries in sections.items()}
-    return _build(checked, values["name"], values["scale"], values.get("title", ""), where)
+    recipe = _build(checked, values["name"], values["scale"], values.get("title", ""), where)
+    return dataclasses.replace(recipe, downstream=values.get("downstream", ""))
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -353,9 +378,23 @@ def _check_together(recipe: Recipe, where: str) -> None:
         low, high = getattr(recipe.augmentation, key, (0, 0))
         if low > high:
             raise UserError(f"{where}: augmentation.{key} must be [low, high], not [{low}, {high}]")
-    milestones = list(recipe.probe.milestones)
-    if milestones != sorted(set(milestones)):
-        raise UserError(f"{where}: probe.milestones must rise, not {milestones}")
+    for section in (recipe.probe, *([recipe.detection] if recipe.detection else [])):
+        milestones, name = list(section.milestones), type(section).__name__.lower()
+        if milestones != sorted(set(milestones)):
+            raise UserError(f"{where}: {name}.milestones must rise, not {milestones}")
+    if (asked := recipe.detection) is not None:
+        length = asked.iterations or asked.epochs
+        if milestones and milestones[-1] >= length:
+            unit = "iterations" if asked.iterations else "epochs"
+            raise UserError(
+                f"{where}: detection.milestones {milestones} must lie before the end, "
+                f"detection.{unit} = {length}; set both"
+            )
+        if asked.iterations and asked.warmup > asked.iterations:
+            raise UserError(
+                f"{where}: detection.warmup = {asked.warmup} is longer than "
+                f"detection.iterations = {asked.iterations}; set both"
+            )
     warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
     if warmup > epochs:
         raise UserError(

@@ -13,7 +13,7 @@ from locbench.data.listing import data_root
 from locbench.data.sources import OFFICIAL
 from locbench.errors import RunFailed, UserError
 from locbench.recipes import SCALES, Recipe, load_joint
-from locbench.records import Record
+from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
 from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
 from locbench.tables import Cell, Table
@@ -92,20 +92,18 @@ class Plan:
         return runs.unique([spec for planned in wanted for spec in planned.specs])
 
 
-def _probe_cell(
-    fill: dict[str, Any], recipe: Recipe, seed: int, planner: _Planner
-) -> list[RunSpec]:
+def _probe_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner) -> list[RunSpec]:
     return [runs.plan_probe(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
 
 
 def _accuracy_cell(
-    fill: dict[str, Any], recipe: Recipe, seed: int, planner: _Planner
+    fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
 ) -> list[RunSpec]:
     return [runs.plan_training(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
 
 
 def _detection_cell(
-    fill: dict[str, Any], recipe: Recipe, seed: int, planner: _Planner
+    fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
 ) -> list[RunSpec]:
     file, data = planner.weights(fill), planner.detection_data(recipe)
     trained = fill["rule"] != UNTRAINED and file is None
@@ -130,7 +128,7 @@ def can_run(cell: Cell) -> bool:
     )
 
 
-class _Planner:
+class Planner:
     """Turns fills into specs; recipes and fingerprints are read once."""
 
     def __init__(self, options: Options) -> None:
@@ -219,11 +217,11 @@ class _Planner:
         ]
         for run in spec.with_ancestors():
             asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
-            found += _other_data(run.fingerprint, asked)
+            found += other_data(run.fingerprint, asked)
         return list(dict.fromkeys(found))
 
 
-def _other_data(data: dict[str, Any], asked: str) -> list[str]:
+def other_data(data: dict[str, Any], asked: str) -> list[str]:
     """How this data differs from the published set of the name asked for."""
     found = [f"data set {data['name']}, not {asked}"] if data["name"] != asked else []
     for key, value in PUBLISHED_DATA.get(asked, {}).items():
@@ -257,7 +255,7 @@ def make_plan(table: Table, options: Options) -> Plan:
     """
     if options.scale not in SCALES:  # also for a table that nothing here can fill
         raise UserError(f"unknown scale '{options.scale}'{suggest(options.scale, SCALES)}")
-    planner, keys = _Planner(options), [column.key for column in table.columns]
+    planner, keys = Planner(options), [column.key for column in table.columns]
     wanted = [cell for cell in table.cells() if _wanted(cell, options, keys)]
     if not wanted:
         labels = dict.fromkeys(str(v) for row in table.rows for v in row.labels.values())
@@ -315,14 +313,26 @@ def _baseline_cell(cell: Cell, rule: str) -> Cell:
     return replace(cell, row=row, published=None, fill=None)
 
 
-def run_plan(plan: Plan, workshop: Workshop, each: Callable[[RunSpec, Record], None]) -> list[str]:
+def to_run(specs: list[RunSpec], store: Store) -> list[RunSpec]:
+    """Those without a final record."""
+    found = ((spec, store.load(spec.id)) for spec in specs)
+    return [spec for spec, record in found if record is None or record.status not in FINAL]
+
+
+def run_all(
+    specs: list[RunSpec], workshop: Workshop, each: Callable[[RunSpec, Record], None]
+) -> list[str]:
     """Carry out the runs that have no record yet; returns one line for each that failed.
 
-    A failed run ends only what depends on it: the rest of the table is still filled.
+    Those that others need come first. A failed run ends only what depends on it. What detectors
+    need is looked for before anything is trained.
     """
     lines: list[str] = []
     lost: set[str] = set()
-    for spec in plan.runs():
+    for spec in to_run(specs, workshop.store):
+        if spec.kind == "detect":
+            workshop.data(spec)
+    for spec in specs:
         if spec.parent is not None and spec.parent.id in lost:
             lost.add(spec.id)
             continue

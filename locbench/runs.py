@@ -16,6 +16,7 @@ from locbench.rules import check_settings
 
 UNTRAINED = "untrained"
 PIXELS = "pixels"
+FILE = "file"  # in the place of a rule: an encoder file says nothing of its training
 FIRST_SEED = 1234  # of the runs of a cell; further ones count up
 # As for rules, networks and data sets: these go up when a fix in code changes the results.
 PROBE_VERSION = 1
@@ -30,8 +31,9 @@ PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 class RunSpec:
     """One run: a pretraining, a training with labels, a probe, a detector, or pixels' regression.
 
-    `rule` is "untrained" for initial weights. `parent` is the pretraining that a probe or detector
-    reads its encoder from; `encoder_file` (path, sha256) is a file given in its place.
+    `rule` is "untrained" for initial weights and "file" for a file of no known rule. `parent` is
+    the pretraining that a probe or detector reads its encoder from; `encoder_file` (path, sha256)
+    is a file given in its place.
     `fingerprint` says which data set is used, by version and checksum.
     """
 
@@ -82,6 +84,8 @@ class RunSpec:
             return {"network": network, "rule": rule, **{k: recipe[k] for k in sections}}
         if self.kind == "detect":
             detector = {"version": DETECTOR_VERSION, **recipe["detection"]}
+            for key in self.recipe.detection.idle():
+                del detector[key]
             view = {key: view[key] for key in ("mean", "std")}
             own = {"encoder": self._encoder(), "detector": detector, "view": view}
             return {"network": network, **own}
@@ -113,9 +117,10 @@ class RunSpec:
 
     @property
     def detection_words(self) -> list[str]:
-        """Words that tell detectors apart for people: coco, frozen, split2."""
-        asked = self.recipe.detection
-        words = [self.fingerprint["name"], *(["frozen"] if asked.frozen == "all" else [])]
+        """Words that tell detectors apart for people: the protocol, other data, frozen, split2."""
+        asked, data = self.recipe.detection, self.fingerprint["name"]
+        words = list(dict.fromkeys(word for word in (self.recipe.downstream, data) if word))
+        words += ["frozen"] if asked.frozen == "all" else []
         return [*words, *([f"split{asked.split + 1}"] if asked.splits > 1 else [])]
 
     @property
@@ -141,7 +146,7 @@ class RunSpec:
         """A name for folders and people: what it is, then the first digits of the hash."""
         parts = [self.kind]
         if self.kind != "pixels":
-            parts += [self.rule, self.network]
+            parts += [self.rule if self.encoder_file is None else FILE, self.network]
         if self.kind == "train":
             parts += [*self.variant, self.fingerprint["name"]]
         if self.kind == "probe":

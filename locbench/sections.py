@@ -193,6 +193,12 @@ class Detection:
     rpn_samples: Count = 256
     samples: Count = 512
 
+    def idle(self) -> list[str]:
+        """The keys that, beside the others, change nothing."""
+        keys = ["splits"] if self.train_images else ["splits", "split"]
+        keys += ["epochs"] if self.iterations else ["iterations"]
+        return [*keys, *(["momentum"] if self.optimizer == "adamw" else [])]
+
     def steps(self, images: int) -> int:
         """How many steps the training has on so many images."""
         return self.iterations or self.epochs * self._epoch(images)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locbench import runs
-from locbench.commands import ENCODER_SUFFIXES, parent_of, set_aside, to_run
-from locbench.console import describe, watching
+from locbench.commands import ENCODER_SUFFIXES, parent_of, set_aside, watched
+from locbench.console import describe
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
 from locbench.recipes import Recipe, load_joint
 from locbench.records import Record, Store
 from locbench.registry import DETECTION_SETS, NETWORKS, RULES, suggest
-from locbench.reproduce import execute_or_load
-from locbench.runs import UNTRAINED, RunSpec
-from locbench.tables import load_table, table_names
-from locbench.workshop import Workshop
+from locbench.reproduce import Options, Planner, failure, other_data
+from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
+from locbench.tables import Cell, Table, load_table, table_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
 # The recipe of each word on the command line; Shapes takes COCO's.
@@ -32,73 +34,126 @@ RECIPES = {
     "shapes": "loco/coco",
 }
 PRETRAINING = {"views": "loco/imagenet", "label": "loco/supervised"}
+FIGURES = ("", "_50", "_75", "_small", "_medium", "_large")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of the command; `frozen` None leaves it to the recipe."""
+    """The options of the command; None is what was not said.
+
+    Without `--from` rule, network, scale and seed are loco, resnet50, smoke and 1234; an encoder
+    file has no rule, and a run brings all four. `frozen` is the recipe's; `beside`, whether the
+    same is also run on an untrained backbone, is so at smoke and small where nothing is trained.
+    """
 
     data: str
     frozen: bool | None = None
-    rule: str = "loco"
-    network: str = "resnet50"
-    scale: str = "smoke"
-    seed: int = runs.FIRST_SEED
+    rule: str | None = None
+    network: str | None = None
+    scale: str | None = None
+    seed: int | None = None
+    beside: bool | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+
+    def refuse(self, keys: tuple[str, ...], why: str) -> None:
+        """UserError where one of these options was given."""
+        for key in keys:
+            if getattr(self, key) is not None:
+                raise UserError(f"--{key}: {why}")
 
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """The detectors on the backbone asked for, and, where it is frozen, on an untrained one."""
+    """The detectors on the backbone asked for, a run a split, and those on an untrained one."""
 
-    asked: Asked
     specs: list[RunSpec]
     rivals: list[RunSpec]
+    published: list[str] = field(default_factory=list)
 
 
 def plan(asked: Asked, source: str | None, store: Store, root: Path | None) -> TransferPlan:
-    """The runs: on a run's encoder, on a file, or on what the rule pretrains at that scale."""
-    recipe = _recipe(asked)
-    own = recipe.detection
-    data = DETECTION_SETS.get(own.data).fingerprint(root, own.test_side)
-    common = (asked.network, asked.seed, data)
-    parent = file = None
-    if source is not None and Path(source).suffix in ENCODER_SUFFIXES:
-        if not Path(source).is_file():
-            raise UserError(f"no encoder file {source}; give a .safetensors or .pth file or a run")
-        file = runs.encoder_file(Path(source))
-        specs = runs.plan_detection(recipe, "file", *common, encoder_file=file)
-    elif source is not None:
-        parent = parent_of(source, store)
-        recipe = replace(parent.recipe, detection=own)
-        common = (parent.network, parent.seed, data)
-        specs = runs.detectors(recipe, parent.rule, *common, parent=parent)
-    else:
-        known = None if asked.rule == UNTRAINED else _fingerprint(recipe, root)
-        specs = runs.plan_detection(recipe, asked.rule, *common, pretraining=known)
-    rivals = []
-    if own.frozen == "all" and not specs[0].untrained:
-        rivals = runs.plan_detection(recipe, UNTRAINED, *common)
-    return TransferPlan(asked, specs, rivals)
+    """The runs: on a run's encoder, on a file, or on what the rule pretrains at that scale.
 
-
-def _fingerprint(recipe: Recipe, root: Path | None) -> dict[str, Any]:
-    return fingerprint(recipe.data.name, recipe.data.resolution, root)
-
-
-def _recipe(asked: Asked) -> Recipe:
-    """The rule's pretraining joined with the detection asked for."""
+    UserError for options that `source` leaves no room for.
+    """
     if asked.data not in RECIPES:
         raise UserError(f"unknown detection data '{asked.data}'{suggest(asked.data, RECIPES)}")
-    NETWORKS.entry(asked.network)
-    learns = "views" if asked.rule == UNTRAINED else RULES.entry(asked.rule).learns
+    if source is None:
+        specs = _of_rule(asked, root)
+    elif Path(source).suffix in ENCODER_SUFFIXES:
+        asked.refuse(("rule",), f"{source} is an encoder file, and says nothing of its training")
+        if not Path(source).is_file():
+            raise UserError(f"no encoder file {source}; give a .safetensors or .pth file or a run")
+        specs = _of_file(asked, runs.FILE, runs.encoder_file(Path(source)), root)
+    else:
+        asked.refuse(("rule", "network", "scale", "seed"), f"run {source} brings its own")
+        specs = _of_run(asked, parent_of(source, store), root)
+    first, rivals = specs[0], []
+    own = first.recipe.detection
+    usual = first.scale != "paper" and own.frozen == "all"
+    if not first.untrained and (usual if asked.beside is None else asked.beside):
+        known = (first.network, first.seed, first.fingerprint)
+        rivals = runs.detectors(first.recipe, UNTRAINED, *known)
+    return TransferPlan(specs, rivals, published(asked.data, first))
+
+
+def _of_rule(asked: Asked, root: Path | None) -> list[RunSpec]:
+    rule = asked.rule or "loco"
+    recipe = _recipe(asked, "views" if rule == UNTRAINED else RULES.entry(rule).learns)
+    network = _network(asked)
+    if recipe.scale == "paper":
+        # What the paper took from elsewhere in the place of a pretraining of its own.
+        planner = Planner(Options("paper", data_root=root))
+        for _, cell in _cells(asked.data, rule, network):
+            if (file := planner.weights(cell.fill)) is not None:
+                return _of_file(asked, rule, file, root)
+    known = None
+    if rule != UNTRAINED:
+        known = fingerprint(recipe.data.name, recipe.data.resolution, root)
+    common = (network, _seed(asked), _data(recipe, root))
+    return runs.plan_detection(recipe, rule, *common, pretraining=known)
+
+
+def _of_file(asked: Asked, rule: str, file: tuple[str, str], root: Path | None) -> list[RunSpec]:
+    recipe = _recipe(asked, "views" if rule == runs.FILE else RULES.entry(rule).learns)
+    common = (_network(asked), _seed(asked), _data(recipe, root))
+    return runs.plan_detection(recipe, rule, *common, encoder_file=file)
+
+
+def _of_run(asked: Asked, parent: RunSpec, root: Path | None) -> list[RunSpec]:
+    for key in asked.overrides:
+        if not key.startswith("detection."):
+            raise UserError(f"--set {key}: a detector on a run can only change detection.*")
+    joint = _recipe(replace(asked, scale=parent.scale), "views")
+    recipe = replace(parent.recipe, detection=joint.detection, downstream=joint.downstream)
+    common = (parent.network, parent.seed, _data(recipe, root))
+    return runs.detectors(recipe, parent.rule, *common, parent=parent)
+
+
+def _network(asked: Asked) -> str:
+    name = asked.network or "resnet50"
+    NETWORKS.entry(name)
+    return name
+
+
+def _seed(asked: Asked) -> int:
+    return FIRST_SEED if asked.seed is None else asked.seed
+
+
+def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
+    asked = recipe.detection
+    return DETECTION_SETS.get(asked.data).fingerprint(root, asked.test_side)
+
+
+def _recipe(asked: Asked, learns: str) -> Recipe:
+    """A pretraining from what a rule `learns` from, joined with the detection asked for."""
     settled: dict[str, Any] = {}
     if asked.data == "shapes":
         settled["detection.data"] = "shapes"
     if asked.frozen is not None:
         settled["detection.frozen"] = "all" if asked.frozen else "first"
-    names = (PRETRAINING[learns], RECIPES[asked.data])
-    return load_joint(*names, asked.scale, {**settled, **asked.overrides})
+    names, scale = (PRETRAINING[learns], RECIPES[asked.data]), asked.scale or "smoke"
+    return load_joint(*names, scale, {**settled, **asked.overrides})
 
 
 def carry_out(
@@ -110,73 +165,94 @@ def carry_out(
     as_json: bool,
     out: Console,
 ) -> None:
-    """Run what has no record, with progress, and print the average precisions."""
-    wanted = runs.unique([*plan.specs, *plan.rivals])
-    if fresh:
-        set_aside([*plan.specs, *plan.rivals], store)
-    waiting = {run.id for run in to_run(wanted, store)}
-    records: dict[str, Record] = {}
-    with watching(len(waiting)) as watch:
-        shop = Workshop(store, device, root, watch.start, watch.preparing)
-        for run in wanted:
-            records[run.id] = execute_or_load(run, shop)
-            if run.id in waiting:
-                watch.done(run, records[run.id])
+    """Run what has no record, with progress, and print the average precisions.
+
+    What is there is printed also where a run fails; RunFailed comes after it.
+    """
     shown = [*plan.specs, *plan.rivals]
+    if fresh:
+        set_aside(shown, store)
+    failures = watched(runs.unique(shown), store, root, device)
+    found = {spec.id: store.load(spec.id) for spec in shown}
+    records = {id: r for id, r in found.items() if r is not None and r.status == "done"}
     if as_json:
-        out.print_json(json.dumps([records[spec.id].as_dict() for spec in shown]))
-        return
-    _print(plan, shown, records, store, out)
+        out.print_json(json.dumps([record.as_dict() for record in records.values()]))
+    elif records:
+        _print(plan, records, store, out)
+    if failures:
+        raise failure(failures)
 
 
-FIGURES = ("", "_50", "_75", "_small", "_medium", "_large")
-
-
-def _print(
-    plan: TransferPlan,
-    shown: list[RunSpec],
-    records: dict[str, Record],
-    store: Store,
-    out: Console,
-) -> None:
+def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Console) -> None:
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
     heads = ["AP", *(figure.strip("_") for figure in FIGURES[1:])]
-    table = Table("backbone", "AP [%] of", *heads, box=box.SIMPLE_HEAD, show_edge=False)
-    for column in table.columns[2:]:
+    grid = Grid("backbone", "AP [%] of", *heads, box=box.SIMPLE_HEAD, show_edge=False)
+    for column in grid.columns[2:]:
         column.justify = "right"
-    for spec in shown:
-        found = records[spec.id].metrics
-        for what, words in (("box", f"{spec.rule} {spec.network}"), ("mask", "")):
-            values = [found.get(f"ap_{what}{figure}") for figure in FIGURES]
-            texts = ["" if value is None else f"{value['last']:.1f}" for value in values]
-            table.add_row(words, f"{what}es" if what == "box" else "masks", *texts)
+    for specs in (plan.specs, plan.rivals):
+        done = [(spec, records[spec.id]) for spec in specs if spec.id in records]
+        for spec, record in done:
+            split = f" split {spec.recipe.detection.split + 1}" if len(specs) > 1 else ""
+            _add(grid, f"{spec.rule} {spec.network}{split}", [record])
+        if len(done) > 1:
+            title = f"{specs[0].rule} {specs[0].network} mean ± sd of {len(done)}"
+            _add(grid, title, [record for _, record in done])
     out.print(Text(describe(plan.specs[0]), style="bold"))
-    out.print(table)
-    for line in published(plan):
+    out.print(grid)
+    for line in plan.published:
         out.print(Text(line))
-    for spec in shown:
-        out.print(Text(str(store.folder(spec.id)), style="dim"), soft_wrap=True)
+    for id in records:
+        out.print(Text(str(store.folder(id)), style="dim"), soft_wrap=True)
 
 
-def published(plan: TransferPlan) -> list[str]:
-    """What the papers print for this recipe, rule and network: a line for every row."""
-    spec, lines = plan.specs[0], []
-    wanted = (RECIPES[plan.asked.data], spec.rule, spec.network)
+def _add(grid: Any, title: str, records: list[Record]) -> None:
+    """A line for boxes and one for masks: a run's figures, or mean and spread of several."""
+    for what, words in (("box", title), ("mask", "")):
+        texts = []
+        for figure in FIGURES:
+            found = [record.metrics.get(f"ap_{what}{figure}") for record in records]
+            values = [value["last"] for value in found if value is not None]
+            text = f"{statistics.mean(values):.1f}" if values else ""
+            texts.append(text + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""))
+        grid.add_row(words, {"box": "boxes", "mask": "masks"}[what], *texts)
+
+
+def _cells(data: str, rule: str, network: str) -> Iterator[tuple[Table, Cell]]:
+    """The published cells of this recipe, rule and network, whatever their epochs."""
+    wanted = (RECIPES[data], rule, network)
     for name in table_names():
         table = load_table(name)
-        rows: dict[int, list[str]] = {}
         for cell in table.cells():
             fill = cell.fill or {}
-            same = (fill.get("downstream"), fill.get("rule"), fill.get("network")) == wanted
-            if same and cell.published is not None:
-                text = f"{cell.column.label} {cell.published.value:.{cell.column.decimals}f}"
-                rows.setdefault(cell.row.index, []).append(text)
-        for index, texts in rows.items():
-            row = " ".join(str(value) for value in table.rows[index].labels.values())
-            lines.append(f"Published ({name}, {row}): {', '.join(texts)}")
-    if lines and plan.asked.scale != "paper":
-        lines.append(f"Scale {plan.asked.scale}: not to be compared with the published numbers.")
+            if (fill.get("downstream"), fill.get("rule"), fill.get("network")) == wanted:
+                yield table, cell
+
+
+def published(data: str, spec: RunSpec) -> list[str]:
+    """What the papers print for the protocol of this run: a line for every row."""
+    planner, protocol = Planner(Options(spec.scale)), _protocol(spec.recipe)
+    rows: dict[tuple[str, str], list[str]] = {}
+    cells = [(t, c) for t, c in _cells(data, spec.rule, spec.network) if c.published is not None]
+    for table, cell in cells:
+        recipe = planner.recipe(cell.fill, {}).for_run(spec.rule, spec.network)
+        if _protocol(recipe) == protocol:
+            row = " ".join(str(value) for value in cell.row.labels.values())
+            text = f"{cell.column.label} {cell.published.value:.{cell.column.decimals}f}"
+            rows.setdefault((table.name, row), []).append(text)
+    lines = [f"Published ({name}, {row}): {', '.join(v)}" for (name, row), v in rows.items()]
+    if not rows:
+        return ["No number is published for these settings."] if cells else []
+    differs = other_data(spec.fingerprint, spec.recipe.detection.data)
+    if spec.scale != "paper" or differs:
+        why = f"Scale {spec.scale}" if spec.scale != "paper" else f"Here {differs[0]}"
+        lines.append(f"{why}: not to be compared with the published numbers.")
     return lines
+
+
+def _protocol(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says, whichever of its splits and whatever its title."""
+    values = recipe.as_dict()
+    return {**values, "title": "", "detection": {**values["detection"], "split": 0}}

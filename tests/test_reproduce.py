@@ -12,7 +12,7 @@ from locbench.errors import RunFailed, UserError
 from locbench.frames import claim_values, frame
 from locbench.paths import runs_dir
 from locbench.records import Store
-from locbench.reproduce import Options, make_plan, run_plan
+from locbench.reproduce import Options, make_plan, run_all
 from locbench.tables import load_table
 from locbench.workshop import Workshop
 
@@ -261,7 +261,7 @@ def test_finished_runs_are_not_run_again(store, monkeypatch):
     fill(plan.runs(), store)
     monkeypatch.setattr("locbench.execute.execute", lambda *_: pytest.fail("was run again"))
     seen = []
-    assert run_plan(plan, Workshop(store), lambda spec, record: seen.append(spec.id)) == []
+    assert run_all(plan.runs(), Workshop(store), lambda spec, record: seen.append(spec.id)) == []
     assert seen == [spec.id for spec in plan.runs()]
 
 
@@ -278,7 +278,7 @@ def test_a_failed_run_ends_only_what_depends_on_it(store, monkeypatch):
         return made
 
     monkeypatch.setattr("locbench.execute.execute", execute)
-    failures = run_plan(plan, Workshop(store), lambda spec, record: None)
+    failures = run_all(plan.runs(), Workshop(store), lambda spec, record: None)
     assert failures == [f"{lost.id}: the loss was not finite"]
     children = {s.id for s in plan.runs() if s.parent is not None and s.parent.id == lost.id}
     assert set(store.ids()) == {s.id for s in plan.runs()} - children - {lost.id}
@@ -291,7 +291,7 @@ def test_a_mistake_of_the_user_ends_all(store, monkeypatch):
 
     monkeypatch.setattr("locbench.execute.execute", execute)
     with pytest.raises(UserError, match="no such device"):
-        run_plan(plan_of(), Workshop(store), lambda spec, record: None)
+        run_all(plan_of().runs(), Workshop(store), lambda spec, record: None)
 
 
 def test_many_failures_are_one_line():

@@ -27,7 +27,7 @@ def test_coco_takes_the_pretraining_of_table_1_and_an_untrained_rival(tmp_path):
     [spec], [rival] = plan.specs, plan.rivals
     assert spec.kind == rival.kind == "detect" and rival.untrained and not spec.untrained
     assert spec.parent.id in Store(results_dir() / "records").ids()
-    assert spec.id.startswith("detect-loco-resnet50-shapes-frozen-smoke-s1234-")
+    assert spec.id.startswith("detect-loco-resnet50-coco-shapes-frozen-smoke-s1234-")
     trained = plan_of(tmp_path, data="coco", frozen=False)
     assert not trained.rivals and trained.specs[0].id != spec.id
     assert trained.specs[0].recipe.detection.frozen == "first"
@@ -82,7 +82,7 @@ def test_what_is_wrong_with_the_words(tmp_path):
 
 
 def test_published_numbers_stand_beside(tmp_path):
-    lines = transfer.published(plan_of(tmp_path, data="coco", frozen=True))
+    lines = plan_of(tmp_path, data="coco", frozen=True).published
     assert lines[0] == (
         "Published (loco/table2, LoCo ResNet-50 100): COCO AP box 32.6, COCO AP mask 30.1"
     )

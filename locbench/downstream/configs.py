@@ -125,6 +125,8 @@ def _set_data(
         for step in inner.pipeline:
             if step.type == "LoadImageFromFile":
                 step.type = "LoadKnownImage"
+        if "filter_cfg" in inner:
+            inner.filter_cfg.min_size = min(inner.filter_cfg.min_size, asked.test_side)
         loader.dataset = inner
         loader.update(workers)
     train, test = config.train_dataloader, config.val_dataloader
@@ -137,7 +139,7 @@ def _set_data(
     one = {"type": "Resize", "scale": (asked.long_side, asked.test_side), "keep_ratio": True}
     _resize(test.dataset.pipeline, one)
     config.val_evaluator = {
-        "type": "CocoMetric",
+        "type": "ExactCocoMetric",
         "ann_file": str(data.test.annotations),
         "metric": ["bbox", "segm"],
     }

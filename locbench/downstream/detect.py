@@ -29,7 +29,7 @@ from torch import Tensor  # noqa: E402
 
 from locbench.downstream.backbone import set_statistics  # noqa: E402
 from locbench.downstream.configs import Machine, make_config  # noqa: E402
-from locbench.downstream.parts import Tell, Watch  # noqa: E402
+from locbench.downstream.parts import DetectorDiverged, Tell, Watch  # noqa: E402
 from locbench.downstream.pictures import draw  # noqa: E402
 from locbench.downstream.sets import DetectionSet, difference, only, training_images  # noqa: E402
 from locbench.errors import UserError  # noqa: E402
@@ -40,9 +40,6 @@ from locbench.training.seeds import derive  # noqa: E402
 
 WORKERS = 4  # processes that load images, where there is a GPU to feed
 STATISTICS_BATCHES = 8
-# mmengine's names of COCO's twelve figures that are kept, and ours.
-FIGURES = {"mAP": "", "mAP_50": "_50", "mAP_75": "_75", "mAP_s": "_small", "mAP_m": "_medium"}
-FIGURES |= {"mAP_l": "_large"}
 IMAGES = "images.txt"  # the ids of the training images that were drawn
 PICTURES = 8
 RUNNER_TAKES = (
@@ -50,7 +47,6 @@ RUNNER_TAKES = (
     "param_scheduler", "val_evaluator", "default_hooks", "custom_hooks", "env_cfg", "log_level",
     "launcher", "visualizer", "default_scope", "randomness",
 )  # fmt: skip
-KINDS = {"bbox": "box", "segm": "mask"}
 
 
 @contextlib.contextmanager
@@ -66,14 +62,15 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def allow_resuming() -> None:
-    """Let torch read mmengine's checkpoints with weights_only: the classes that it pickles."""
+def resuming() -> Any:
+    """A context in which torch reads mmengine's checkpoints: the classes that it pickles."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
     numpy = (np._core.multiarray._reconstruct, np._core.multiarray.scalar, np.ndarray, np.dtype)
     kinds = (np.float64, np.float32, np.int64, np.bool_)
     dtypes = [type(np.dtype(kind)) for kind in kinds]
-    torch.serialization.add_safe_globals([HistoryBuffer, *numpy, *kinds, *dtypes, getattr])
+    known = [HistoryBuffer, *numpy, *kinds, *dtypes, getattr]
+    return torch.serialization.safe_globals(known)
 
 
 class Detector:
@@ -105,7 +102,6 @@ class Detector:
         self.data, statistics = data, (view.mean, view.std)
         with quiet():
             register_all_modules(init_default_scope=True)
-            allow_resuming()
             mmengine.device.utils.DEVICE = device
             config = make_config(
                 self.asked, network, data, statistics, derive(seed, "detector") % 2**31,
@@ -146,24 +142,32 @@ class Detector:
         return getattr(self.runner.model, "module", self.runner.model)
 
     def fit(self) -> None:
-        """Train up to the last step, from the checkpoint if there is one."""
-        with quiet(), one_line():
-            self.runner.train()
+        """Train up to the last step, from the checkpoint if there is one.
+
+        UserError for a checkpoint that cannot be read; DetectorDiverged.
+        """
+        path = self.watch.path
+        there = path.is_file()
+        try:
+            with quiet(), one_line(), resuming():
+                self.runner.train()
+        except Exception as error:  # whatever unpickling or a missing key raises
+            if not there or self.watch.loaded:
+                raise
+            raise UserError(
+                f"{path} cannot be read as a checkpoint ({type(error).__name__}); delete it to "
+                "train from the start"
+            ) from error
+        if lost := [k for k, value in self.weights().items() if not value.isfinite().all()]:
+            raise DetectorDiverged(f"{lost[0]} was, after the last step,")
 
     def evaluate(self) -> dict[str, float]:
         """COCO's average precision of boxes and masks in percent: ap_box, ap_box_50, ... .
 
-        Sizes that no object has are left out.
+        As pycocotools has them; sizes that no object has are left out.
         """
         with quiet(), one_line():
-            found = self.runner.val()
-        # Where nothing at all is detected mmdet gives no figures.
-        values = {
-            f"ap_{ours}{ending}": 100 * found.get(f"coco/{theirs}_{figure}", 0.0)
-            for theirs, ours in KINDS.items()
-            for figure, ending in FIGURES.items()
-        }
-        return {name: value for name, value in values.items() if value >= 0}
+            return self.runner.val()
 
     def tags(self) -> dict[str, Any]:
         """What of the protocol a record says."""

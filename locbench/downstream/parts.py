@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets.api_wrappers import COCOeval
 from mmdet.datasets.samplers import AspectRatioBatchSampler
-from mmdet.registry import DATA_SAMPLERS, LOOPS, OPTIM_WRAPPERS, TRANSFORMS
+from mmdet.evaluation.metrics import CocoMetric, coco_metric
+from mmdet.registry import DATA_SAMPLERS, LOOPS, METRICS, OPTIM_WRAPPERS, TRANSFORMS
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop
@@ -27,6 +29,7 @@ from locbench.errors import RunFailed, UserError
 from locbench.training.guard import Diverged
 
 SAVE_EVERY_S = 60.0
+TELL_EVERY_S = 0.5
 Tell = Callable[[int, int, dict[str, float]], None]
 
 
@@ -48,11 +51,17 @@ class LoadKnownImage(LoadImageFromFile):
 
 @DATA_SAMPLERS.register_module()
 class SkippingBatches(AspectRatioBatchSampler):
-    """mmdet's batches of images of like shape, without the first `skip` of them."""
+    """mmdet's batches of images of like shape, without the first `skip` of them.
+
+    Every iteration begins anew: loading ahead, which takes batches that are then skipped, leaves
+    neither the order of images nor half a batch behind.
+    """
 
     skip = 0
 
     def __iter__(self) -> Iterator[list[int]]:
+        self.sampler.indices = self.sampler._indices_of_rank()
+        self._aspect_ratio_buckets = [[] for _ in self._aspect_ratio_buckets]
         return itertools.islice(super().__iter__(), self.skip, None)
 
 
@@ -80,11 +89,15 @@ class ResumableLoop(IterBasedTrainLoop):
 
 
 class DetectorDiverged(Diverged):
-    """The detector's loss was not finite; its weights are those of the step before."""
+    """The detector's loss, or a weight after its last step, was not finite.
 
-    def __init__(self) -> None:
+    With a loss that is not finite no step is taken: the weights are those of the step before.
+    """
+
+    def __init__(self, what: str = "loss was") -> None:
         RunFailed.__init__(
-            self, "the detector's loss was not finite; lower detection.lr or raise detection.warmup"
+            self,
+            f"the detector's {what} not finite; lower detection.lr or raise detection.warmup",
         )
 
 
@@ -99,10 +112,46 @@ class GuardedOptimWrapper(OptimWrapper):
         super().update_params(loss, *args, **kwargs)
 
 
+KINDS = {"bbox": "box", "segm": "mask"}
+FIGURES = ("", "_50", "_75", "_small", "_medium", "_large")  # in the order of COCO's `stats`
+
+
+@METRICS.register_module()
+class ExactCocoMetric(CocoMetric):
+    """mmdet's, in percent under our names and as pycocotools has them: mmdet rounds to 0.1."""
+
+    default_prefix = None
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """ap_box, ap_box_50, ...; sizes that no object has are left out.
+
+        0 where nothing at all is detected, and then no sizes.
+        """
+        judges: list[COCOeval] = []
+
+        class Kept(COCOeval):
+            def summarize(self) -> None:
+                super().summarize()
+                judges.append(self)
+
+        plain, coco_metric.COCOeval = coco_metric.COCOeval, Kept
+        try:
+            super().compute_metrics(results)
+        finally:
+            coco_metric.COCOeval = plain
+        found = {f"ap_{kind}{name}": 0.0 for kind in KINDS.values() for name in FIGURES[:3]}
+        for judge in judges:
+            kind = KINDS[judge.params.iouType]
+            pairs = zip(FIGURES, judge.stats, strict=False)  # recalls follow
+            found |= {f"ap_{kind}{name}": 100 * float(value) for name, value in pairs}
+        return {name: value for name, value in found.items() if value >= 0}
+
+
 class Watch(Hook):
     """Tells of progress, keeps the losses, and saves a checkpoint now and then.
 
     losses: the mean of every loss over windows of `window` steps, by name.
+    elapsed: seconds of training, those before a stop among them. loaded: whether a checkpoint was.
     """
 
     priority = "LOW"  # after the learning rate's step: a checkpoint is of the end of a step
@@ -111,8 +160,9 @@ class Watch(Hook):
         self.path, self.tell = path, tell
         self.window = 1
         self.losses: dict[str, list[float]] = {"step": []}
+        self.elapsed, self.loaded = 0.0, False
         self._sums: dict[str, Tensor] = {}
-        self._saved = time.monotonic()
+        self._began = self._told = self._saved = time.monotonic()
         self._random: dict[str, Any] | None = None
 
     def before_train(self, runner: Any) -> None:
@@ -121,6 +171,7 @@ class Watch(Hook):
 
     def before_train_epoch(self, runner: Any) -> None:
         """Go on with the random numbers of the run that was stopped."""
+        self._began = time.monotonic()
         if self._random is not None:
             set_random(self._random)
             self._random = None
@@ -128,40 +179,61 @@ class Watch(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Note the losses; at the end of a window tell, and save if that is due."""
+        """Note the losses; tell, and save, if that is due."""
         for name, value in outputs.items():
             if "loss" in name:
                 self._sums[name] = self._sums.get(name, 0) + value.detach()
-        done = runner.iter + 1
-        if done % self.window and done < runner.max_iters:
-            return
+        done, now = runner.iter + 1, time.monotonic()
+        if done % self.window == 0 or done == runner.max_iters:
+            self._end_window(done)
+        if now - self._told > TELL_EVERY_S or done == runner.max_iters:
+            known = self.losses.get("loss")
+            self.tell(done, runner.max_iters, {"loss": known[-1]} if known else {})
+            self._told = now
+        if now - self._saved > SAVE_EVERY_S or done == runner.max_iters:
+            self.save(runner)
+
+    def _end_window(self, done: int) -> None:
         steps = done - (self.losses["step"][-1] if self.losses["step"] else 0)
         self.losses["step"].append(done)
         for name, value in self._sums.items():
             self.losses.setdefault(name, []).append(float(value) / steps)
         self._sums = {}
-        self.tell(done, runner.max_iters, {"loss": self.losses["loss"][-1]})
-        if time.monotonic() - self._saved > SAVE_EVERY_S or done == runner.max_iters:
-            self.save(runner)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Tell how many of the test images are done."""
+        if (now := time.monotonic()) - self._told > TELL_EVERY_S:
+            self.tell(batch_idx + 1, len(runner.val_dataloader), {})
+            self._told = now
 
     def save(self, runner: Any) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all; RunFailed where it cannot be written."""
+        self.elapsed += time.monotonic() - self._began
+        self._began = time.monotonic()
         draft = self.path.with_suffix(".part")
-        runner.save_checkpoint(
-            str(draft.parent), draft.name, save_param_scheduler=True, by_epoch=False
-        )
-        if draft.is_file():  # only the first process writes
+        try:
+            runner.save_checkpoint(
+                str(draft.parent), draft.name, save_param_scheduler=True, by_epoch=False
+            )
             draft.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch's writer turns one into the other
+            draft.unlink(missing_ok=True)
+            raise RunFailed(f"{self.path} cannot be written: {error}") from error
         self._saved = time.monotonic()
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Add what mmengine does not keep."""
-        checkpoint["locbench"] = {"losses": self.losses, "random": get_random()}
+        sums = {name: value.cpu() for name, value in self._sums.items()}
+        own = {"losses": self.losses, "sums": sums, "elapsed": self.elapsed}
+        checkpoint["locbench"] = {**own, "random": get_random()}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
-        if (own := checkpoint.get("locbench")) is not None:
-            self.losses, self._random = own["losses"], own["random"]
+        own = checkpoint["locbench"]
+        self.losses, self._sums, self.elapsed = own["losses"], own["sums"], own["elapsed"]
+        self._random, self.loaded = own["random"], True
 
 
 def get_random() -> dict[str, Any]:
