@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from locbench import processes
 from locbench import runs as run_specs
 from locbench.checked import parse_overrides
 from locbench.console import describe, outcome, say, terminal, watching
@@ -40,6 +41,8 @@ def set_aside(specs: list[RunSpec], store: Store) -> None:
 
     What was measured on a pretraining goes with it: its encoder will be another one.
     """
+    if processes.rank():
+        return  # the first process does so
     moved = {spec.id for spec in specs}
     followers = {record.id for record in store.readable() if record.parent in moved}
     for id in sorted(moved | followers):
@@ -90,7 +93,17 @@ def run(plan: Plan, store: Store, device: str) -> list[str]:
 
 
 def watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
-    """`run_all` with progress for a person."""
+    """`run_all` with progress for a person; under torchrun only the first process returns."""
+    with processes.joined(device) as group:
+        if group.leads:
+            return _watched(specs, store, root, device)
+        from locbench.execute import follow
+
+        follow(group, Workshop(store, device, root))
+        raise SystemExit(0)
+
+
+def _watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
     waiting = {spec.id for spec in to_run(specs, store)}
     with watching(len(waiting)) as watch:
         shop = Workshop(store, device, root, watch.start, watch.preparing)
@@ -213,6 +226,10 @@ def plan_file_probe(
 
 def run_with_parents(spec: RunSpec, store: Store, data_root: Path | None, device: str) -> Record:
     """Carry out a run after those it needs, with progress; its record."""
+    if processes.world() > 1:
+        raise UserError(
+            "one encoder is trained and probed by one process: run this without torchrun"
+        )
     wanted = spec.with_ancestors()
     waiting = {run.id for run in to_run(wanted, store)}
     with watching(len(waiting)) as watch:

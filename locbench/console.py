@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from locbench import processes
 from locbench.runs import FIRST_SEED, TRAINED
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ MOST_LOSSES = 4
 
 
 def say(text: str) -> None:
-    """A line on stderr: stdout is for results."""
-    terminal(stderr=True).print(text, markup=False)
+    """A line on stderr: stdout is for results. Under torchrun from the first process only."""
+    if not processes.rank():
+        terminal(stderr=True).print(text, markup=False)
 
 
 def describe(spec: RunSpec) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from locbench import processes
 from locbench.console import say
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
@@ -341,6 +343,7 @@ def _detect(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
 
     folder = shop.store.folder(spec.id)
     network = encoder_for(spec, shop, device)
+    processes.share(spec)
 
     def note(figures: dict[str, float]) -> None:
         record.curves = detector.watch.losses  # other lists after going on from a checkpoint
@@ -376,6 +379,20 @@ def _detect(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
     record.tags["decoder"] = "none" if spec.untrained else "unknown"
     if spec.parent is not None:
         _tell_pretraining(shop.store.load(spec.parent.id), record)
+
+
+def follow(group: processes.Group, shop: Workshop) -> None:
+    """What the other processes of torchrun do: train and test the detectors that are shared."""
+    from locbench.downstream.detect import Detector  # imports mmdet
+
+    device = pick_device(shop.device)
+    for spec in group.works():
+        network, checkpoint = encoder_for(spec, shop, device), shop.store.folder(spec.id)
+        common = (spec.recipe, network, shop.data(spec), spec.seed, str(device))
+        detector = Detector(*common, checkpoint / CHECKPOINT, lambda *_: None, spec.untrained)
+        with contextlib.suppress(RunFailed):  # the leader says so
+            detector.fit()
+            detector.evaluate()
 
 
 KINDS = {

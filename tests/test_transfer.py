@@ -10,8 +10,8 @@ from locbench import cli, transfer
 from locbench.downstream import shapes
 from locbench.errors import UserError
 from locbench.paths import results_dir
-from locbench.recipes import load_recipe
-from locbench.records import Store
+from locbench.recipes import load_joint, load_recipe
+from locbench.records import Record, Store
 from locbench.reproduce import Options, make_plan
 from locbench.runs import plan_training
 from locbench.tables import load_table
@@ -79,6 +79,121 @@ def test_what_is_wrong_with_the_words(tmp_path):
         plan_of(tmp_path, data="coco", overrides={"detection.lrr": 1})
     with pytest.raises(UserError, match=r"no encoder file nothing\.pth"):
         plan_of(tmp_path, "nothing.pth", data="coco")
+
+
+def a_run(store: Path, scale: str = "smoke") -> str:
+    """A finished pretraining in the store, as far as a detector's plan looks at it."""
+    spec = plan_of(store, data="coco", frozen=True, scale=scale).specs[0].parent
+    record = Record(
+        id=spec.id,
+        kind=spec.kind,
+        status="done",
+        scale=spec.scale,
+        seed=spec.seed,
+        identity=spec.identity,
+        recipe=spec.recipe.as_dict(),
+        rule={"name": spec.rule},
+        network={"name": spec.network},
+    )
+    Store(store).folder(spec.id).mkdir(parents=True)
+    Store(store).save(record)
+    return spec.id
+
+
+def test_a_run_brings_its_own_and_a_file_has_no_rule(tmp_path):
+    run = a_run(tmp_path)
+    [spec] = plan_of(tmp_path, run, data="coco", frozen=True).specs
+    assert spec.id == plan_of(tmp_path, data="coco", frozen=True).specs[0].id
+    for key, value in {"rule": "gim", "network": "resnet50", "scale": "paper", "seed": 1}.items():
+        with pytest.raises(UserError, match=f"--{key}: run {run} brings its own"):
+            plan_of(tmp_path, run, data="coco", **{key: value})
+    with pytest.raises(UserError, match=r"--set data\.resolution: a detector on a run can only"):
+        plan_of(tmp_path, run, data="coco", overrides={"data.resolution": 32})
+    file = tmp_path / "encoder.pth"
+    file.write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"--rule: .*encoder\.pth is an encoder file, and says"):
+        plan_of(tmp_path, str(file), data="coco", rule="loco")
+    [spec] = plan_of(tmp_path, str(file), data="coco", network="shufflenet_v2_50", seed=3).specs
+    assert spec.id.startswith("detect-file-shufflenet_v2_50-coco-shapes-frozen-smoke-s3-")
+    assert spec.parent is None and spec.encoder_file[0] == str(file)
+
+
+def test_an_untrained_rival_stands_beside_what_is_frozen_unless_told_otherwise(tmp_path):
+    assert not plan_of(tmp_path, data="coco", frozen=True, beside=False).rivals
+    [rival] = plan_of(tmp_path, data="coco", frozen=False, beside=True).rivals
+    assert rival.untrained and rival.recipe.detection.frozen == "first"
+    assert not plan_of(tmp_path, data="coco", rule="untrained", frozen=True).rivals
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"detection.split": 3}, "every split is a run; set detection.splits"),
+        ({"detection.epochs": 1}, r"detection\.iterations = 650 goes before it"),
+        ({"detection.iterations": 500}, r"must lie before the end, detection\.iterations = 500"),
+        ({"detection.milestones": [9, 3]}, r"detection\.milestones must rise"),
+        ({"detection.warmup": 1000}, r"detection\.warmup = 1000 is longer than"),
+    ],
+)
+def test_a_length_that_would_not_mean_what_it_says(tmp_path, overrides, said):
+    with pytest.raises(UserError, match=said):
+        plan_of(tmp_path, data="coco", overrides=overrides)
+
+
+def test_milestones_are_in_the_unit_of_the_length():
+    names, short = ("loco/imagenet", "loco/coco", "paper"), {"detection.iterations": 600}
+    with pytest.raises(UserError, match=r"milestones = \[8, 11\] are epochs; set them too, in it"):
+        load_joint(*names, short)
+    both = load_joint(*names, {**short, "detection.milestones": [40]}).detection
+    assert both.steps(1000) == 600 and both.falls(1000) == [40]
+
+
+def test_what_changes_nothing_is_no_part_of_a_detectors_identity(tmp_path):
+    [spec] = plan_of(tmp_path, data="coco", frozen=True).specs
+    detector = spec.identity["detector"]
+    assert not {"splits", "split", "epochs"} & set(detector) and detector["iterations"] == 650
+    [drawn, second] = plan_of(tmp_path, data="coco-1k").specs
+    assert second.identity["detector"]["split"] == 1
+    one = plan_of(tmp_path, data="coco-1k", overrides={"detection.splits": 1}).specs
+    assert one[0].hash == drawn.hash
+
+
+def test_other_settings_have_no_published_number(tmp_path):
+    plan = plan_of(tmp_path, data="coco", frozen=False)
+    assert plan.published == ["No number is published for these settings."]
+    changed = {"detection.lr": 0.5}
+    plan = plan_of(tmp_path, data="coco", frozen=True, overrides=changed)
+    assert plan.published == ["No number is published for these settings."]
+    assert len(plan_of(tmp_path, data="coco-10k").published) == 3
+
+
+def test_data_is_looked_for_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    def gone(self, spec):
+        assert spec.kind == "detect"
+        raise UserError("an image is missing")
+
+    monkeypatch.setattr("locbench.workshop.Workshop.data", gone)
+    words = ["downstream", "coco", "--frozen", f"--runs={tmp_path}"]
+    with pytest.raises(UserError, match="an image is missing"):
+        cli.app(words, standalone_mode=False)
+    assert not Store(tmp_path).ids()
+
+
+def test_splits_are_named_and_their_mean_is_shown(tmp_path, capsys):
+    specs = plan_of(tmp_path, data="coco-1k").specs
+    for spec, box in zip(specs, (10.0, 14.0), strict=True):
+        Store(tmp_path).folder(spec.id).mkdir()
+        figures = {"ap_box": {"last": box}, "ap_mask": {"last": 8.0}}
+        common = {"scale": spec.scale, "seed": spec.seed, "identity": spec.identity}
+        record = Record(id=spec.id, kind="detect", status="done", metrics=figures, **common)
+        Store(tmp_path).save(record)
+    # Their pretraining is done too, or it would be trained here.
+    a_run(tmp_path)
+    cli.app(["downstream", "coco-1k", f"--runs={tmp_path}"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("loco resnet50 split 2" in line and "14.0" in line for line in lines)
+    mean = next(line for line in lines if "mean ± sd of 2" in line)
+    assert "12.0 ± 2.8" in mean
 
 
 def test_published_numbers_stand_beside(tmp_path):

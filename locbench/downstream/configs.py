@@ -28,15 +28,32 @@ WARMUP_FACTOR = 0.001
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run has: its device, and worker processes that load images."""
+    """What a run has: its device, how many processes with one, and workers of each for images."""
 
     device: str
+    processes: int = 1
     workers: int = 0
 
     @property
-    def sync(self) -> bool:
-        """Whether the new layers' batch norm is SyncBN; on a CPU it is BN."""
-        return self.device.startswith("cuda")
+    def norm(self) -> str:
+        """The new layers' batch norm; SyncBN is BN in one process, and torch has none on CPUs."""
+        return "SyncBN" if self.processes > 1 and self.device.startswith("cuda") else "BN"
+
+    @property
+    def norm_words(self) -> str:
+        """The same as a record says it: with the reason why it is not SyncBN."""
+        if self.norm == "SyncBN":
+            return self.norm
+        return f"{self.norm} (no GPU)" if self.device == "cpu" else f"{self.norm} (one process)"
+
+    def share(self, batch: int) -> int:
+        """Images in a step of one process; UserError where they cannot be shared equally."""
+        if batch % self.processes:
+            raise UserError(
+                f"detection.batch = {batch} images cannot be shared by {self.processes} "
+                "processes: set a multiple"
+            )
+        return batch // self.processes
 
 
 def read_config(name: str) -> Config:
@@ -68,14 +85,15 @@ def make_config(
     _set_training(config, asked, len(data.train))
     config.work_dir = str(folder)
     config.load_from, config.resume = None, False  # Cityscapes' file starts from COCO's detector
-    config.randomness = {"seed": seed}
+    # The same weights at first (mmengine sends the first process's), other crops and samples.
+    config.randomness = {"seed": seed, "diff_rank_seed": machine.processes > 1}
     hooks = {"runtime_info": "RuntimeInfoHook", "param_scheduler": "ParamSchedulerHook"}
     config.default_hooks = {name: {"type": kind} for name, kind in hooks.items()}
     config.default_hooks |= dict.fromkeys(("logger", "checkpoint", "timer", "sampler_seed"))
     config.custom_hooks = []
     config.visualizer = {"type": "DetLocalVisualizer", "vis_backends": []}
     config.log_level = "ERROR"
-    config.launcher = "none"
+    config.launcher = "none" if machine.processes == 1 else "pytorch"
     return config
 
 
@@ -90,7 +108,7 @@ def _set_model(
     mean, std = ([255 * value for value in values] for values in statistics)
     model["data_preprocessor"].update(mean=mean, std=std)
     model["backbone"] = None
-    norm = {"type": "SyncBN" if machine.sync else "BN", "requires_grad": True}
+    norm = {"type": machine.norm, "requires_grad": True}
     norm = norm if asked.norm == "sync" else None
     steps, channels = backbone.strides(network), asked.channels
     neck, rpn, roi = model["neck"], model["rpn_head"], model["roi_head"]
@@ -130,7 +148,7 @@ def _set_data(
         loader.dataset = inner
         loader.update(workers)
     train, test = config.train_dataloader, config.val_dataloader
-    train.batch_size = asked.batch
+    train.batch_size = machine.share(asked.batch)
     train.sampler = {"type": "InfiniteSampler", "shuffle": True, "seed": seed}
     train.batch_sampler = {"type": "SkippingBatches"}
     low, high = asked.short_sides

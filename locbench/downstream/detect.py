@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from locbench import processes
 from locbench.downstream import operators
 
 operators.install()
@@ -24,6 +25,7 @@ from mmdet.models.detectors import BaseDetector  # noqa: E402
 from mmdet.registry import DATASETS, MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.model import MMDistributedDataParallel  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -93,7 +95,8 @@ class Detector:
         untrained: bool = False,
     ) -> None:
         self.asked, view = recipe.detection, recipe.augmentation
-        self.machine = Machine(device, workers=0 if device == "cpu" else WORKERS)
+        workers = 0 if device == "cpu" else WORKERS
+        self.machine = Machine(device, processes.world(), workers)
         self.watch = Watch(checkpoint, tell)
         self.folder = checkpoint.parent / "mmengine"
         check_categories(data)
@@ -126,6 +129,13 @@ class Detector:
         backbone |= {"frozen": asked.frozen, "fixed_norm": asked.fixed_norm}
         torch.manual_seed(config.randomness["seed"])  # of the new layers' weights
         model = MODELS.build({**config.pop("model"), "backbone": backbone})
+        if self.machine.processes > 1:
+            if self.machine.norm == "SyncBN" and not self.asked.fixed_norm:
+                model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            ids = [torch.cuda.current_device()] if self.machine.device.startswith("cuda") else None
+            model = MMDistributedDataParallel(
+                model.to(self.machine.device), device_ids=ids, broadcast_buffers=False
+            )
         wanted = {key: config[key] for key in RUNNER_TAKES}
         start = {"load_from": str(path), "resume": True} if path.is_file() else {}
         return Runner(model, **wanted, **start, cfg=config)
@@ -171,8 +181,8 @@ class Detector:
 
     def tags(self) -> dict[str, Any]:
         """What of the protocol a record says."""
-        norm = {"sync": "SyncBN" if self.machine.sync else "BN (no GPU)", "none": "none"}
-        return {"frozen": self.asked.frozen, "norm": norm[self.asked.norm]}
+        norm = self.machine.norm_words if self.asked.norm == "sync" else "none"
+        return {"frozen": self.asked.frozen, "norm": norm, "processes": self.machine.processes}
 
     def weights(self) -> dict[str, Tensor]:
         """All weights of the detector, its backbone's among them."""

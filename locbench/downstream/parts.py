@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mmengine.dist
 import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -107,7 +108,10 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward and step."""
-        if not torch.isfinite(loss):
+        finite = torch.isfinite(loss.detach()).float()
+        if mmengine.dist.get_world_size() > 1:
+            mmengine.dist.all_reduce(finite, "min")  # or the others would wait for this one
+        if not finite:
             raise DetectorDiverged
         super().update_params(loss, *args, **kwargs)
 
@@ -163,11 +167,13 @@ class Watch(Hook):
         self.elapsed, self.loaded = 0.0, False
         self._sums: dict[str, Tensor] = {}
         self._began = self._told = self._saved = time.monotonic()
-        self._random: dict[str, Any] | None = None
+        self._random: dict[str, Any] | None = None  # of this process
+        self._states: list[dict[str, Any]] = []  # of all of them
 
     def before_train(self, runner: Any) -> None:
-        """About a hundred windows."""
+        """About a hundred windows; how often processes agree on saving."""
         self.window = max(1, runner.max_iters // 100)
+        self.beat = 1 if runner.world_size == 1 else 10
 
     def before_train_epoch(self, runner: Any) -> None:
         """Go on with the random numbers of the run that was stopped."""
@@ -190,13 +196,17 @@ class Watch(Hook):
             known = self.losses.get("loss")
             self.tell(done, runner.max_iters, {"loss": known[-1]} if known else {})
             self._told = now
-        if now - self._saved > SAVE_EVERY_S or done == runner.max_iters:
-            self.save(runner)
+        if done % self.beat == 0 or done == runner.max_iters:
+            due = [now - self._saved > SAVE_EVERY_S or done == runner.max_iters]
+            mmengine.dist.broadcast_object_list(due)  # all of them save, or none
+            if due[0]:
+                self.save(runner)
 
     def _end_window(self, done: int) -> None:
         steps = done - (self.losses["step"][-1] if self.losses["step"] else 0)
         self.losses["step"].append(done)
         for name, value in self._sums.items():
+            mmengine.dist.all_reduce(value, "mean")
             self.losses.setdefault(name, []).append(float(value) / steps)
         self._sums = {}
 
@@ -213,11 +223,13 @@ class Watch(Hook):
         self.elapsed += time.monotonic() - self._began
         self._began = time.monotonic()
         draft = self.path.with_suffix(".part")
+        self._states = mmengine.dist.all_gather_object(get_random())
         try:
             runner.save_checkpoint(
                 str(draft.parent), draft.name, save_param_scheduler=True, by_epoch=False
             )
-            draft.replace(self.path)
+            if runner.rank == 0:  # the one that writes
+                draft.replace(self.path)
         except (OSError, RuntimeError) as error:  # torch's writer turns one into the other
             draft.unlink(missing_ok=True)
             raise RunFailed(f"{self.path} cannot be written: {error}") from error
@@ -227,13 +239,16 @@ class Watch(Hook):
         """Add what mmengine does not keep."""
         sums = {name: value.cpu() for name, value in self._sums.items()}
         own = {"losses": self.losses, "sums": sums, "elapsed": self.elapsed}
-        checkpoint["locbench"] = {**own, "random": get_random()}
+        checkpoint["locbench"] = {**own, "random": self._states}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         own = checkpoint["locbench"]
         self.losses, self._sums, self.elapsed = own["losses"], own["sums"], own["elapsed"]
-        self._random, self.loaded = own["random"], True
+        states, self.loaded = own["random"], True
+        # With other processes than before there is no going on with their numbers.
+        alike = len(states) == mmengine.dist.get_world_size()
+        self._random = states[mmengine.dist.get_rank()] if alike else None
 
 
 def get_random() -> dict[str, Any]:
