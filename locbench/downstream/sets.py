@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,50 @@ from locbench.data import Progress
 from locbench.data.kept import Kept
 from locbench.data.listing import existing_root
 from locbench.data.sources import own_name
-from locbench.downstream import shapes
+from locbench.downstream import categories, shapes
 from locbench.errors import UserError
 from locbench.paths import write_atomic
 from locbench.registry import DETECTION_SETS
 
+# What every entry of an annotation file has in COCO's format.
+KEYS = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": (
+        "id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd",
+    ),
+    "categories": ("id", "name"),
+}  # fmt: skip
+# The side in pixels below which mmdet trains on no image; Shapes is drawn as large as is asked for.
+MIN_SIDE = {"coco": 32, "cityscapes": 32, "shapes": 0}
+
 
 @dataclass(frozen=True)
 class Part:
-    """One split: a folder of images, and an annotation file in COCO's format."""
+    """One split: a folder of images, and an annotation file in COCO's format.
+
+    usable: the ids of the images that mmdet trains on (`_usable`).
+    """
 
     images: Path
     annotations: Path
     count: int
+    usable: frozenset[int] = field(repr=False)
 
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def used(self) -> int:
+        """How many images an epoch has: those that are trained on."""
+        return len(self.usable)
+
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """A detection data set whose files were all found; `test` is what is evaluated on."""
+    """A detection data set whose files were all found; `test` is what is evaluated on.
+
+    classes: in the order of the files, which is that of mmdet's labels.
+    """
 
     name: str
     version: int
@@ -60,6 +83,7 @@ class Published:
 
     name: str
     layouts: tuple[Layout, ...]
+    categories: tuple[str, ...]
     missing: Callable[[Path], str]
 
     def find(self, root: Path | None) -> tuple[Path, Layout]:
@@ -70,7 +94,10 @@ class Published:
                 if all((folder / annotations).is_file() for _, annotations in layout):
                     return folder, layout
         folder = base / self.name if (base / self.name).is_dir() else base
-        raise UserError(f"no '{self.name}' in {folder}: {self.missing(folder)}")
+        lacks = ([p for _, file in x if not (p := folder / file).is_file()] for x in self.layouts)
+        nearest = min(lacks, key=len)  # of the layout that most is there of
+        neither = "" if folder != base else f", and there is no {base / self.name}"
+        raise UserError(f"{nearest[0]} is missing{neither}: {self.missing(folder)}")
 
     @property
     def expected(self) -> str:
@@ -98,20 +125,33 @@ class Published:
         """The data set, after a look whether every annotated image is there."""
         folder, layout = self.find(root)
         known = self.fingerprint(root, resolution)
-        parts, classes = [], []
+        parts, found = [], []
         for images, file in layout:
             content = _read(folder / file)
             _check_images(content, folder / images, folder / file)
-            parts.append(Part(folder / images, folder / file, len(content["images"])))
-            classes.append(_classes(content))
-        if classes[0] != classes[1]:
-            raise UserError(
-                f"{parts[0].annotations} and {parts[1].annotations} have different categories: "
-                f"{difference(*classes)}"
-            )
+            parts.append(_part(folder / images, folder / file, content, self.name))
+            found.append(content["categories"])
+        classes = self._classes(parts, found)
         return DetectionSet(
-            known["name"], known["version"], known["checksum"], self.name, classes[0], *parts
+            known["name"], known["version"], known["checksum"], self.name, classes, *parts
         )
+
+    def _classes(self, parts: list[Part], found: list[list[dict[str, Any]]]) -> tuple[str, ...]:
+        """Names in the files' order; UserError if the files differ, or are not of this data."""
+        names = [tuple(category["name"] for category in held) for held in found]
+        paths = f"{parts[0].annotations} and {parts[1].annotations}"
+        if names[0] != names[1]:
+            raise UserError(f"{paths} have different categories: {difference(*names)}")
+        for one, other in zip(*found, strict=True):
+            if one["id"] != other["id"]:
+                ids = f"'{one['name']}' is {one['id']} and {other['id']}"
+                raise UserError(f"{paths} number their categories differently: {ids}")
+        if sorted(names[0]) != sorted(self.categories):
+            raise UserError(
+                f"{parts[0].annotations} has other categories than {self.name}: "
+                f"{difference(names[0], self.categories)}"
+            )
+        return names[0]
 
 
 def _summary(kept: Kept, files: tuple[Path, ...]) -> dict[str, Any]:
@@ -135,18 +175,43 @@ def _read(path: Path, digest: Any = None) -> dict[str, Any]:
         raise UserError(
             f"{path} cannot be read as JSON ({error}): copy or download it again"
         ) from None
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
-        raise UserError(f"{path} is not in COCO's format: it needs the lists {', '.join(keys)}")
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in KEYS):
+        raise UserError(f"{path} is not in COCO's format: it needs the lists {', '.join(KEYS)}")
     if not content["images"] or not content["annotations"]:
         raise UserError(f"{path} has no images or no annotations")
+    _check_entries(path, content)
     if digest is not None:
         digest.update(hashlib.sha256(raw).digest())
     return content
 
 
-def _classes(content: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"]))
+def _check_entries(path: Path, content: dict[str, Any]) -> None:
+    for name, keys in KEYS.items():
+        for number, entry in enumerate(content[name]):
+            if not isinstance(entry, dict):
+                raise UserError(f"{path} is not in COCO's format: {name}[{number}] is no object")
+            if gone := [key for key in keys if key not in entry]:
+                raise UserError(
+                    f"{path} is not in COCO's format: {name}[{number}] has no '{gone[0]}'"
+                )
+
+
+def _part(images: Path, annotations: Path, content: dict[str, Any], form: str) -> Part:
+    return Part(images, annotations, len(content["images"]), _usable(content, form))
+
+
+def _usable(content: dict[str, Any], form: str) -> frozenset[int]:
+    """The images that mmdet's data set of this form trains on.
+
+    They have objects, and are not too small. On Cityscapes a crowd is no object, on COCO it is.
+    """
+    known = {category["id"] for category in content["categories"]}
+    objects = (entry for entry in content["annotations"] if entry["category_id"] in known)
+    if form == "cityscapes":
+        objects = (entry for entry in objects if not entry["iscrowd"])
+    seen, side = {entry["image_id"] for entry in objects}, MIN_SIDE[form]
+    large = (i for i in content["images"] if min(i["width"], i["height"]) >= side)
+    return frozenset(image["id"] for image in large if image["id"] in seen)
 
 
 def difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
@@ -155,7 +220,9 @@ def difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     more = [name for name in found if name not in wanted]
     if lacks:
         return f"'{lacks[0]}' is missing" + (f" and '{more[0]}' is there" if more else "")
-    return f"'{more[0]}' is one too many" if more else "their order differs"
+    if more:
+        return f"'{more[0]}' is one too many"
+    return "their order differs" if len(found) == len(wanted) else "one is there twice"
 
 
 def _check_images(content: dict[str, Any], folder: Path, annotations: Path) -> None:
@@ -197,6 +264,7 @@ COCO = Published(
             ("images", "annotations/instances_val.json"),
         ),
     ),
+    categories.COCO,
     _coco_missing,
 )
 CITYSCAPES = Published(
@@ -207,6 +275,7 @@ CITYSCAPES = Published(
             ("leftImg8bit/val", "annotations/instancesonly_filtered_gtFine_val.json"),
         ),
     ),
+    categories.CITYSCAPES,
     _cityscapes_missing,
 )
 
@@ -223,10 +292,10 @@ class _Shapes:
     ) -> DetectionSet:
         """The data set, drawn into the cache on first use."""
         folder, known = shapes.folder(resolution, progress), shapes.fingerprint(resolution)
-        parts = (
-            Part(folder / split, folder / "annotations" / f"instances_{split}.json", known[split])
-            for split in shapes.SPLITS
-        )
+        parts = []
+        for split in shapes.SPLITS:
+            file = folder / "annotations" / f"instances_{split}.json"
+            parts.append(_part(folder / split, file, _read(file), "shapes"))
         identity = ("shapes", known["version"], known["checksum"], "shapes")
         return DetectionSet(*identity, shapes.CATEGORIES, *parts)
 
@@ -241,7 +310,7 @@ def only(part: Part, ids: list[int], path: Path) -> Part:
     objects = content["annotations"]
     content["annotations"] = [entry for entry in objects if entry["image_id"] in wanted]
     write_atomic(path, json.dumps(content))
-    return Part(part.images, path, len(ids))
+    return Part(part.images, path, len(ids), part.usable & wanted)
 
 
 def training_images(part: Part, count: int, split: int) -> list[int]:

@@ -1,6 +1,7 @@
 """What can be wrong with the files of a detection data set: one line, with the path."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO as COCOFile
 
+from locbench.downstream import categories, operators
 from locbench.downstream.cityscapes import convert
-from locbench.downstream.sets import CITYSCAPES, COCO
+from locbench.downstream.sets import CITYSCAPES, COCO, KEYS, SHAPES, difference, only
 from locbench.errors import UserError
 
+FORMS = {"coco": (COCO, "CocoDataset"), "cityscapes": (CITYSCAPES, "CityscapesDataset")}
 
-def write(folder: Path, layout, names=("cat", "dog"), count=3) -> Path:
+
+def write(folder: Path, layout, names=categories.COCO, count=3) -> Path:
     for images, file in layout:
         (folder / images).mkdir(parents=True, exist_ok=True)
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +36,9 @@ def write(folder: Path, layout, names=("cat", "dog"), count=3) -> Path:
 def test_official_layout_and_images_in_its_place(tmp_path):
     write(tmp_path / "coco", COCO.layouts[0])
     found = COCO.fingerprint(tmp_path, 0)
-    assert (found["name"], found["classes"], found["train"], found["test"]) == ("coco", 2, 3, 3)
+    assert (found["name"], found["classes"], found["train"], found["test"]) == ("coco", 80, 3, 3)
     data = COCO.load(tmp_path, 0)
-    assert data.classes == ("cat", "dog") and data.form == "coco" and len(data.train) == 3
+    assert data.classes == categories.COCO and data.form == "coco" and len(data.train) == 3
     write(tmp_path / "slice", COCO.layouts[1])
     other = COCO.fingerprint(tmp_path / "slice", 0)
     assert other["name"] == "slice"
@@ -49,9 +53,94 @@ def test_checksum_is_of_the_annotations(tmp_path):
     assert COCO.fingerprint(tmp_path, 0)["checksum"] != before
 
 
+def change(path: Path, edit) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def mmdets(name: str):
+    operators.install()
+    from mmdet import datasets
+
+    return getattr(datasets, name)
+
+
+def test_categories_are_mmdets():
+    for form, (_, name) in FORMS.items():
+        assert getattr(categories, form.upper()) == mmdets(name).METAINFO["classes"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_images_of_an_epoch_are_those_that_mmdet_trains_on(tmp_path, form):
+    known, name = FORMS[form]
+    folder = write(tmp_path / form, known.layouts[0], getattr(categories, form.upper()), count=6)
+    path = folder / known.layouts[0][0][1]
+
+    def spread(content):
+        first = content["annotations"][0]
+        for id, image, crowd in ((2, 0, 1), (3, 1, 1), (4, 2, 0), (5, 4, 0), (6, 5, 0)):
+            content["annotations"].append({**first, "id": id, "image_id": image, "iscrowd": crowd})
+        content["annotations"][-1]["category_id"] = 99  # of no category
+        content["images"][0].update(height=32)  # just large enough; the others are 40 x 40
+        for entry in content["images"][1:]:
+            entry.update(height=40)
+        content["images"][4].update(width=31)
+
+    change(path, spread)
+    data, whole = known.load(tmp_path, 0), known.fingerprint(tmp_path, 0)
+    theirs = mmdets(name)(
+        ann_file=str(path), data_prefix={"img": str(data.train.images)}, pipeline=[],
+        metainfo={"classes": data.classes}, filter_cfg={"filter_empty_gt": True, "min_size": 32},
+    )  # fmt: skip
+    used = {theirs.get_data_info(k)["img_id"] for k in range(len(theirs))}
+    assert used == {"coco": {0, 1, 2}, "cityscapes": {0, 2}}[form]
+    assert data.train.usable == used and data.train.used == len(theirs)
+    assert len(data.train) == whole["train"] == 6
+    part = only(data.train, [1, 2, 3], tmp_path / "part.json")
+    assert len(part) == 3 and part.usable == used & {1, 2, 3}
+
+
+def test_small_shapes_are_trained_on():
+    data = SHAPES.load(None, 24)
+    seen = {o["image_id"] for o in json.loads(data.train.annotations.read_text())["annotations"]}
+    assert data.train.usable == seen and 900 < data.train.used <= len(data.train)
+
+
+def test_classes_are_in_the_order_of_mmdets_labels(tmp_path):
+    folder = write(tmp_path / "coco", COCO.layouts[0])
+    for _, file in COCO.layouts[0]:
+        change(folder / file, lambda content: content["categories"].reverse())
+    data = COCO.load(tmp_path, 0)
+    theirs = mmdets("CocoDataset")(
+        ann_file=str(data.train.annotations), data_prefix={"img": str(data.train.images)},
+        metainfo={"classes": data.classes}, pipeline=[],
+    )  # fmt: skip
+    label = theirs.get_data_info(0)["instances"][0]["bbox_label"]
+    assert data.classes[label] == "person"  # category 1, and the last in the file
+
+
+def test_a_name_that_is_there_twice():
+    assert difference(("cat", "cat"), ("cat",)) == "one is there twice"
+
+
 def missing_annotations(folder: Path) -> str:
-    (folder / "annotations/instances_train2017.json").unlink()
-    return rf"no 'coco' in {folder}: expected train2017/ and annotations/instances_train2017.json"
+    path = folder / "annotations/instances_val2017.json"
+    path.unlink()
+    return rf"^{path} is missing: expected train2017/ and annotations/instances_train2017.json, "
+
+
+def missing_everything(folder: Path) -> str:
+    shutil.rmtree(folder)
+    path = folder.parent / "annotations/instances_train2017.json"
+    return rf"^{path} is missing, and there is no {folder}: expected train2017/ and "
+
+
+def missing_annotations_of_a_slice(folder: Path) -> str:
+    shutil.rmtree(folder)
+    path = write(folder, COCO.layouts[1]) / "annotations/instances_train.json"
+    path.unlink()
+    return rf"^{path} is missing: expected train2017/ .*; or images/ with annotations/instances_"
 
 
 def no_json(folder: Path) -> str:
@@ -77,19 +166,55 @@ def missing_folder(folder: Path) -> str:
 
 
 def other_categories(folder: Path) -> str:
-    write(folder, COCO.layouts[0][:1], names=("cat", "cow"))
-    return "have different categories: 'dog' is missing and 'cow' is there"
+    write(folder, COCO.layouts[0][:1], names=("cow", "horse"))
+    write(folder, COCO.layouts[0][1:], names=("cow", "zebra"))
+    return "have different categories: 'zebra' is missing and 'horse' is there"
+
+
+def other_order(folder: Path) -> str:
+    path = folder / "annotations/instances_train2017.json"
+    change(path, lambda content: content["categories"].reverse())
+    return "have different categories: their order differs"
+
+
+def other_ids(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["categories"][2].update(id=90))
+    return r"instances_val2017.json number their categories differently: 'car' is 3 and 90"
+
+
+def not_cocos(folder: Path) -> str:
+    write(folder, COCO.layouts[0], names=("cat", "dogs"))
+    path = folder / "annotations/instances_train2017.json"
+    return rf"{path} has other categories than coco: 'person' is missing and 'dogs' is there"
+
+
+def no_entry(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["images"].insert(1, "0.png"))
+    return rf"{path} is not in COCO's format: images\[1\] is no object"
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [missing_annotations, no_json, no_coco, missing_image, missing_folder, other_categories],
-)
+    [missing_annotations, missing_everything, missing_annotations_of_a_slice, no_json, no_coco,
+     missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
+)  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
     words = spoil(write(tmp_path / "coco", COCO.layouts[0]))
     with pytest.raises(UserError, match=words) as error:
         COCO.load(tmp_path, 0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "key"), [(n, key) for n, keys in KEYS.items() for key in keys])
+def test_an_entry_that_lacks_a_key_is_named(tmp_path, name, key):
+    path = write(tmp_path / "coco", COCO.layouts[0]) / "annotations/instances_train2017.json"
+    change(path, lambda content: content[name][-1].pop(key))
+    last = {"images": 2, "annotations": 0, "categories": 79}[name]
+    words = rf"^{path} is not in COCO's format: {name}\[{last}\] has no '{key}'$"
+    with pytest.raises(UserError, match=words):
+        COCO.load(tmp_path, 0)
 
 
 def test_cityscapes_that_is_not_converted(tmp_path):
