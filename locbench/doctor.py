@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from locbench import __version__, paths
+from locbench.downstream.extra import PACKAGES, REMEDY, missing_packages
 
 GIB = 2**30
 LOW_DISK = 5 * GIB
@@ -178,15 +179,13 @@ def check_data() -> Check:
 
 def check_detection() -> Check:
     """The detection extra, by what can be imported: forks of its packages have other names."""
-    names = ("mmdet", "mmengine", "mmcv")
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    remedy = "pip install 'locbench[detection]'"
-    if len(missing) == len(names):
-        return Check("detection", "ok", f"not installed; for Mask R-CNN: {remedy}")
+    missing = missing_packages()
+    if len(missing) == len(PACKAGES):
+        return Check("detection", "ok", f"not installed; for Mask R-CNN: {REMEDY}")
     if missing:
-        return Check("detection", "warn", f"{', '.join(missing)} missing: {remedy}")
+        return Check("detection", "warn", f"{', '.join(missing)} missing: {REMEDY}")
     owners = metadata.packages_distributions()
-    found = [_owner(name, owners) for name in names]
+    found = [_owner(name, owners) for name in PACKAGES]
     operators = "compiled" if _has_compiled_mmcv() else "torchvision's"
     return Check("detection", "ok", f"{', '.join(found)}; {operators} operators")
 

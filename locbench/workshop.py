@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locbench.data import ImageData, load_data, reduced
 from locbench.data import Progress as DataProgress
+from locbench.downstream.extra import check_detection_extra
 from locbench.errors import UserError
 from locbench.records import Store
 from locbench.registry import DETECTION_SETS
@@ -18,7 +18,6 @@ from locbench.runs import RunSpec
 if TYPE_CHECKING:
     from locbench.downstream.sets import DetectionSet
 
-DETECTION_PACKAGES = ("mmdet", "mmengine", "mmcv", "pycocotools")
 Progress = Callable[[int, int, dict[str, float]], None]  # steps done, in all, current figures
 
 
@@ -59,11 +58,7 @@ class Workshop:
         return self._data[key]
 
     def _detection_data(self, spec: RunSpec) -> DetectionSet:
-        if missing := [name for name in DETECTION_PACKAGES if find_spec(name) is None]:
-            raise UserError(
-                f"detection needs {missing[0]}, which is not installed: run "
-                "python -m pip install -c constraints.txt -e '.[detection]'"
-            )
+        check_detection_extra()
         asked = spec.recipe.detection
         key = (asked.data, asked.test_side)
         if key not in self._data:

@@ -396,10 +396,10 @@ def test_an_audit_holds_and_a_leak_is_exit_code_1(capsys, monkeypatch):
 def test_doctor_prints_what_is_in_brackets(capsys, monkeypatch):
     from locbench import doctor
 
-    checks = [doctor.Check("detection", "ok", "pip install 'locbench[detection]'")]
+    checks = [doctor.Check("detection", "ok", "pip install -e '.[detection]'")]
     monkeypatch.setattr(doctor, "examine", lambda: checks)
     code, out, _ = call(capsys, "doctor")
-    assert code == 0 and "locbench[detection]" in out
+    assert code == 0 and "'.[detection]'" in out
     checks.append(doctor.Check("torch", "fail", "install it"))
     code, out, err = call(capsys, "doctor")
     assert code == 1 and "fail  torch" in out and "lines marked fail" in err

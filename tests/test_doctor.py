@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from locbench import doctor
+from locbench.downstream.extra import REMEDY, check_detection_extra
+from locbench.errors import UserError
 
 DETECTION = {"mmdet": "mmdet", "mmengine": "mmengine", "mmcv": "mmcv_lite"}
+DETECTION |= {"pycocotools": "pycocotools", "shapely": "shapely"}
 
 
 def test_all_checks_in_order() -> None:
@@ -148,7 +151,7 @@ def test_detection_extra_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in DETECTION:
         monkeypatch.setitem(sys.modules, name, None)
     check = doctor.check_detection()
-    assert check.status == "ok" and "pip install" in check.detail
+    assert check.status == "ok" and REMEDY in check.detail
 
 
 @pytest.fixture
@@ -171,16 +174,23 @@ def test_detection_extra_present(detection: Path) -> None:
     check = doctor.check_detection()
     assert check.status == "ok"
     assert "mmdet 1.2.3" in check.detail and "mmcv_lite 1.2.3" in check.detail
+    assert "pycocotools 1.2.3" in check.detail
     assert "torchvision's operators" in check.detail
     (detection / f"mmcv/_ext{EXTENSION_SUFFIXES[0]}").touch()
     importlib.invalidate_caches()
     assert "compiled operators" in doctor.check_detection().detail
 
 
-def test_detection_extra_in_part(detection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mmdet", None)
+@pytest.mark.parametrize("name", DETECTION)
+def test_detection_extra_in_part(
+    name: str, detection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
     check = doctor.check_detection()
-    assert check.status == "warn" and check.detail.startswith("mmdet missing")
+    assert check.status == "warn" and check.detail == f"{name} missing: {REMEDY}"
+    with pytest.raises(UserError, match=f"detection needs {name}, which is not installed") as error:
+        check_detection_extra()
+    assert str(error.value).endswith(REMEDY)
 
 
 def test_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
