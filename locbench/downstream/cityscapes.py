@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from locbench.downstream import categories
+from locbench.downstream.extra import check_detection_extra
 from locbench.downstream.sets import CITYSCAPES
 from locbench.errors import UserError
 from locbench.paths import write_atomic
 
 # The label ids of Cityscapes that have instances and count in its evaluation.
-CATEGORIES = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus"}
-CATEGORIES |= {31: "train", 32: "motorcycle", 33: "bicycle"}
+CATEGORIES = dict(zip((24, 25, 26, 27, 28, 31, 32, 33), categories.CITYSCAPES, strict=True))
 OF_INSTANCES = 1000  # ids from here on are label * 1000 + number; below, a group of a label
 SPLITS = ("train", "val")
 ENDING, IMAGE_ENDING = "_gtFine_instanceIds.png", "_leftImg8bit.png"
@@ -28,8 +29,10 @@ ENDING, IMAGE_ENDING = "_gtFine_instanceIds.png", "_leftImg8bit.png"
 def convert(folder: Path, tell: Callable[[str, int, int], None] | None = None) -> list[Path]:
     """Write both annotation files; `folder` has gtFine/ and leftImg8bit/. UserError if it has not.
 
-    Groups (crowds) keep their label and are marked iscrowd.
+    Also where the detection extra is missing, or the files cannot be written. Groups (crowds) keep
+    their label and are marked iscrowd.
     """
+    check_detection_extra()
     written = []
     for split, (images, file) in zip(SPLITS, CITYSCAPES.layouts[0], strict=True):
         paths = sorted((folder / "gtFine" / split).glob(f"*/*{ENDING}"))
@@ -44,8 +47,13 @@ def convert(folder: Path, tell: Callable[[str, int, int], None] | None = None) -
             _add(path, folder / images, content)
             if tell is not None:
                 tell(f"converting {split}", number, len(paths))
-        (folder / file).parent.mkdir(exist_ok=True)
-        write_atomic(folder / file, json.dumps(content))
+        try:
+            write_atomic(folder / file, json.dumps(content))
+        except OSError as error:
+            raise UserError(
+                f"{folder / file} cannot be written ({error.strerror}): make room there, or "
+                "link gtFine/ and leftImg8bit/ into a folder that can be written to"
+            ) from error
         written.append(folder / file)
     return written
 
@@ -60,8 +68,10 @@ def _add(path: Path, images: Path, content: dict[str, list[Any]]) -> None:
     try:
         with Image.open(path) as image:
             ids = np.array(image)
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError) as error:  # whatever the decoder raises
         raise UserError(f"{path} cannot be read as an image: download it again") from error
+    if ids.ndim != 2:
+        raise UserError(f"{path} is no map of ids but an image in colour: download it again")
     number = len(content["images"]) + 1
     height, width = ids.shape
     content["images"].append({"id": number, "file_name": name, "width": width, "height": height})

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -229,16 +230,59 @@ def test_cityscapes_that_is_not_converted(tmp_path):
         CITYSCAPES.fingerprint(tmp_path / "nowhere", 0)
 
 
-def test_cityscapes_is_converted(tmp_path):
+def ground_truth(folder: Path) -> np.ndarray:
+    """Write Cityscapes with an image a split; the ids in each."""
     ids = np.zeros((20, 30), np.uint16)
     ids[2:6, 3:9], ids[10:15, 10:20], ids[16:19, 1:5] = 26000, 26001, 24
     ids[0, :5], ids[1, :5] = 29000, 7  # a caravan does not count; a road has no instances
     for split in ("train", "val"):
-        truth, images = tmp_path / "gtFine" / split / "bonn", tmp_path / "leftImg8bit" / split
+        truth, images = folder / "gtFine" / split / "bonn", folder / "leftImg8bit" / split
         truth.mkdir(parents=True)
         (images / "bonn").mkdir(parents=True)
         Image.fromarray(ids).save(truth / "bonn_0_gtFine_instanceIds.png")
         Image.new("RGB", (30, 20)).save(images / "bonn/bonn_0_leftImg8bit.png")
+    return ids
+
+
+def no_extra(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    patch.setitem(sys.modules, "pycocotools", None)
+    return "^detection needs pycocotools, which is not installed: run python -m pip install"
+
+
+def in_colour(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    path = folder / "gtFine/val/bonn/bonn_0_gtFine_instanceIds.png"
+    Image.new("RGB", (30, 20)).save(path)
+    return rf"^{path} is no map of ids but an image in colour"
+
+
+def cut_short(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    path = folder / "gtFine/train/bonn/bonn_0_gtFine_instanceIds.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return rf"^{path} cannot be read as an image"
+
+
+def no_folder(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    (folder / "annotations").touch()
+    path = folder / "annotations/instancesonly_filtered_gtFine_train.json"
+    return rf"^{path} cannot be written \(File exists\)"
+
+
+def no_file(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    path = folder / "annotations/instancesonly_filtered_gtFine_val.json"
+    path.mkdir(parents=True)
+    return rf"^{path} cannot be written \(Is a directory\)"
+
+
+@pytest.mark.parametrize("spoil", [no_extra, in_colour, cut_short, no_folder, no_file])
+def test_what_keeps_cityscapes_from_being_converted(tmp_path, monkeypatch, spoil):
+    ground_truth(tmp_path)
+    with pytest.raises(UserError, match=spoil(tmp_path, monkeypatch)) as error:
+        convert(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_cityscapes_is_converted(tmp_path):
+    ids = ground_truth(tmp_path)
     assert [path.is_file() for path in convert(tmp_path)] == [True, True]
     data = CITYSCAPES.load(tmp_path, 0)
     assert data.name == "cityscapes" and len(data.classes) == 8 and len(data.test) == 1
