@@ -288,9 +288,11 @@ data_app = typer.Typer(help="Prepare data sets.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 
-@data_app.callback()
-def data() -> None:
+@data_app.callback(invoke_without_command=True)
+def data(context: typer.Context) -> None:
     """Prepare data sets."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @data_app.command("cityscapes-to-coco")

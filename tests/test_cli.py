@@ -50,6 +50,14 @@ def test_help_lists_the_commands_and_is_what_no_command_gives(capsys):
     assert call(capsys) == (0, out, "")
 
 
+def test_a_group_without_a_command_gives_its_help(capsys):
+    code, out, err = call(capsys, "data")
+    assert code == 0 and err == "" and out.startswith("Usage: locbench data")
+    assert "cityscapes-to-coco" in out.split("Commands:")[1]
+    code, out, err = call(capsys, "data", "cityscapes-to-coko")
+    assert code == 2 and out == "" and "No such command" in err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(capsys, command):
     code, out, err = call(capsys, command, "--help")
