@@ -9,10 +9,11 @@ from locbench import registry
 from locbench.check import place, reference_store
 from locbench.errors import UserError
 from locbench.paths import recipes_dir
-from locbench.recipes import load_recipe
+from locbench.recipes import Recipe, load_recipe
 from locbench.records import Store
 from locbench.registry import suggest
 from locbench.reproduce import Options, can_run, make_plan
+from locbench.sections import Detection
 from locbench.tables import Table, layout, legend, load_table, table_names
 
 if TYPE_CHECKING:
@@ -55,8 +56,18 @@ def _recipes(store: Store) -> Listing:
     for path in sorted(recipes_dir().rglob("*.toml")):
         name = str(path.relative_to(recipes_dir()).with_suffix(""))
         recipe = load_recipe(name)
-        rows.append([name, recipe.title, recipe.data.name, recipe.schedule.epochs, recipe.gives])
-    return "Recipes", ["recipe", "title", "data", "epochs", "gives"], rows
+        trains = _pretrains(recipe) if recipe.detection is None else _detects(recipe.detection)
+        rows.append([name, recipe.title, *trains])
+    return "Recipes", ["recipe", "title", "data", "length", "gives", "frozen"], rows
+
+
+def _pretrains(recipe: Recipe) -> list[str]:
+    return [recipe.data.name, f"{recipe.schedule.epochs} epochs", recipe.gives, ""]
+
+
+def _detects(asked: Detection) -> list[str]:
+    length = f"{asked.iterations:,} steps" if asked.iterations else f"{asked.epochs} epochs"
+    return [asked.data, length, "objects", asked.frozen]
 
 
 def _runs(store: Store) -> Listing:
@@ -83,12 +94,18 @@ def _rules() -> Listing:
     return "Learning rules", ["name", "version", "learns from", "what"], rows
 
 
+def _datasets() -> Listing:
+    kinds = {"images": registry.DATASETS, "detection": registry.DETECTION_SETS}
+    rows = [[e.name, kind, e.version, e.summary] for kind, known in kinds.items() for e in known]
+    return "Data sets", ["name", "for", "version", "what"], rows
+
+
 LISTINGS = {
     "tables": _tables,
     "recipes": _recipes,
     "rules": lambda store: _rules(),
     "networks": lambda store: _registered("Networks", registry.NETWORKS),
-    "datasets": lambda store: _registered("Data sets", registry.DATASETS),
+    "datasets": lambda store: _datasets(),
     "runs": _runs,
 }
 

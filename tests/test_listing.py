@@ -13,7 +13,7 @@ from locbench.listing import LISTINGS, listing, print_listing, published_json, p
 from locbench.paths import runs_dir
 from locbench.recipes import recipe_names
 from locbench.records import Store
-from locbench.registry import DATASETS, NETWORKS, RULES
+from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES
 from locbench.reproduce import Options, make_plan
 from locbench.tables import load_table, table_names
 
@@ -42,11 +42,24 @@ def rows(what, store):
 def test_everything_that_there_is_is_listed(store):
     assert list(rows("tables", store)) == table_names()
     assert list(rows("recipes", store)) == recipe_names()
-    for what, registry in (("rules", RULES), ("networks", NETWORKS), ("datasets", DATASETS)):
+    for what, registry in (("rules", RULES), ("networks", NETWORKS)):
         assert list(rows(what, store)) == registry.names()
+    kinds = {"images": DATASETS, "detection": DETECTION_SETS}
+    sets = [(row[0], row[1]) for row in listing("datasets", store)[2]]
+    assert sets == [(name, kind) for kind, known in kinds.items() for name in known.names()]
     assert rows("runs", store) == {}
     with pytest.raises(UserError, match="did you mean 'tables'"):
         listing("table", store)
+
+
+def test_recipes_say_what_they_train_on_and_for_how_long(store):
+    found = {name: list(row.values())[2:] for name, row in rows("recipes", store).items()}
+    assert found["loco/imagenet"] == ["imagenet", "800 epochs", "views", ""]
+    assert found["auglocal/svhn"] == ["svhn", "400 epochs", "label", ""]
+    assert found["loco/coco"] == ["coco", "12 epochs", "objects", "all"]
+    assert found["loco/cityscapes"] == ["cityscapes", "64 epochs", "objects", "all"]
+    assert found["loco/coco10k"] == ["coco", "60,000 steps", "objects", "first"]
+    assert found["loco/coco1k"] == ["coco", "15,000 steps", "objects", "first"]
 
 
 def test_tables_say_what_is_published_can_run_and_is_measured(store):
