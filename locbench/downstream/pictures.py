@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.dataset import pseudo_collate
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
@@ -33,7 +33,7 @@ def draw(
             found = model.test_step(pseudo_collate([item]))[0].pred_instances
         there, sure = item["data_samples"].gt_instances, found.scores >= SURE
         path = Path(item["data_samples"].img_path)
-        image = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+        image = torch.from_numpy(read(path)).permute(2, 0, 1)
         # mmdet's test pipeline leaves the ground truth in the file's pixels, as detections are.
         boxes = torch.as_tensor(getattr(there.bboxes, "tensor", there.bboxes))
         masks = torch.from_numpy(there.masks.to_ndarray())
@@ -48,6 +48,12 @@ def draw(
             raise RunFailed(
                 f"cannot save pictures in {folder} ({error}); make room there"
             ) from error
+
+
+def read(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3], turned as the file says it was taken: mmcv reads it so."""
+    with Image.open(path) as image:
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def annotated(
