@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ PUBLISHED_DATA = {
 PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
 # Where torchvision's own loading puts what it downloads.
 TORCH_HUB = Path("~/.cache/torch/hub/checkpoints")
+HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 # scikit-learn's logistic regression holds all pixels, in double precision, twice.
 PIXELS_BYTES = 2e9
 
@@ -179,14 +181,15 @@ class Planner:
     def weights(self, fill: dict[str, Any]) -> tuple[str, str] | None:
         """The file, and its sha256, that the paper took in the place of a pretraining of its own.
 
-        Only at `paper`: elsewhere the rule trains the network. UserError where it is not here.
+        Only at `paper`: elsewhere the rule trains the network. UserError where it is not here, or
+        is not what its name says.
         """
         if self.options.scale != "paper" or "weights" not in fill:
             return None
         places = (data_root(self.options.data_root), TORCH_HUB.expanduser())
         for path in (place / fill["weights"] for place in places):
             if path.is_file():
-                return runs.encoder_file(path)
+                return _as_named(*runs.encoder_file(path))
         if self.options.assume_data:
             self.assumed.append(fill["weights"])
             return fill["weights"], ""
@@ -219,6 +222,17 @@ class Planner:
             asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
             found += other_data(run.fingerprint, asked)
         return list(dict.fromkeys(found))
+
+
+def _as_named(path: str, digest: str) -> tuple[str, str]:
+    """A file and its sha256, which begins with what torchvision puts at the end of a name."""
+    said = HASHED_NAME.search(path)
+    if said is not None and not digest.startswith(said[1]):
+        raise UserError(
+            f"{path} is another file than its name says: its sha256 begins with "
+            f"{digest[: len(said[1])]}; download it again"
+        )
+    return path, digest
 
 
 def other_data(data: dict[str, Any], asked: str) -> list[str]:

@@ -1,5 +1,6 @@
 """`locbench downstream`: which runs it takes, what it leaves, what it says."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from locbench.errors import UserError
 from locbench.paths import results_dir
 from locbench.recipes import load_joint, load_recipe
 from locbench.records import Record, Store
-from locbench.reproduce import Options, make_plan
+from locbench.reproduce import Options, Planner, make_plan
 from locbench.runs import plan_training
 from locbench.tables import load_table
 from locbench.transfer import Asked
@@ -60,10 +61,25 @@ def test_the_papers_own_weights_are_taken_at_paper_scale(tmp_path, monkeypatch):
     assert set(assumed.assumed) == {"resnet50-19c8e357.pth", "data set coco"}
     [spec] = assumed.runs()
     assert spec.parent is None and spec.encoder_file == ("resnet50-19c8e357.pth", "")
-    (tmp_path / "resnet50-19c8e357.pth").write_bytes(b"weights")
+    file, digest = tmp_path / "resnet50-19c8e357.pth", "19c8e357" + 56 * "0"
+    file.touch()
+    monkeypatch.setattr("locbench.runs.encoder_file", lambda path: (str(path), digest))
     [spec] = make_plan(load_table("loco/table2"), replace(options, assume_data=True)).runs()
-    assert spec.encoder_file[0] == str(tmp_path / "resnet50-19c8e357.pth")
-    assert len(spec.encoder_file[1]) == 64
+    assert spec.encoder_file == (str(file), digest)
+
+
+def test_weights_are_those_that_their_name_says(tmp_path):
+    planner = Planner(Options("paper", data_root=tmp_path))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    for name in (f"resnet50-{digest[:8]}.pth", "mine-of-2020.pth", "resnet50-19c8e357.pth"):
+        (tmp_path / name).write_bytes(b"weights")
+        file = {"weights": name}
+        if "19c8e357" not in name:
+            assert planner.weights(file) == (str(tmp_path / name), digest)
+            continue
+        words = f"^{tmp_path / name} is another file than its name says: .* with {digest[:8]}"
+        with pytest.raises(UserError, match=words):
+            planner.weights(file)
 
 
 def test_what_is_wrong_with_the_words(tmp_path):
