@@ -265,12 +265,16 @@ def probed_encoder(spec: RunSpec, shop: Workshop, device: torch.device) -> Netwo
 
 
 def load_into(network: Network, path: Path) -> None:
-    """Load an encoder file; every key of the encoder must be there and fit."""
+    """Load an encoder file; every key of the encoder must be there and fit.
+
+    But for batch norm's count of batches, which files of before PyTorch 0.4.1 lack: nothing that
+    is measured reads it.
+    """
     state = load_encoder(path)
     head = {k for k in network.state_dict() if k not in network.encoder_state_dict()}
     state = {k: v for k, v in state.items() if k not in head}
     want = network.encoder_state_dict()
-    missing = [k for k in want if k not in state]
+    missing = [k for k in want if k not in state and not k.endswith(".num_batches_tracked")]
     extra = [k for k in state if k not in want]
     shapes = [k for k in want if k in state and state[k].shape != want[k].shape]
     for problem, keys in (("lacks", missing), ("has unknown", extra), ("has misshapen", shapes)):

@@ -12,8 +12,9 @@ from locbench import execute as execution
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import RunFailed, UserError
 from locbench.execute import CHECKPOINT, ENCODER, execute
+from locbench.networks import make_network
 from locbench.paths import runs_dir
-from locbench.recipes import load_recipe
+from locbench.recipes import Network, load_recipe
 from locbench.records import Store
 from locbench.runs import UNTRAINED, plan_pixels, plan_probe, plan_training
 from locbench.training import loop
@@ -252,3 +253,18 @@ def test_a_run_that_another_process_is_at_is_waited_for(shop, plan, capsys, monk
     assert execute(plan, shop) == done
     other.join()
     assert f"another process is at {plan.id}" in capsys.readouterr().err
+
+
+def test_weights_of_before_batch_norm_counted_its_batches_are_taken(tmp_path):
+    settings = Network(width=0.125, blocks=1, stem="small")
+    one, other = (make_network("resnet50", settings, 10, 32) for _ in range(2))
+    old = {k: v for k, v in one.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert len(old) < len(one.state_dict())
+    path = tmp_path / "old.pth"
+    torch.save(old, path, _use_new_zipfile_serialization=False)
+    execution.load_into(other, path)
+    found = other.state_dict()
+    assert all(torch.equal(found[key], old[key]) for key in one.encoder_state_dict() if key in old)
+    torch.save({k: v for k, v in old.items() if k != "bn1.running_mean"}, path)
+    with pytest.raises(UserError, match=r"it lacks bn1\.running_mean \(1 keys in all\)"):
+        execution.load_into(other, path)
