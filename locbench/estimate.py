@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from locbench.downstream.size import added_parameters
 from locbench.paths import results_dir
 from locbench.recipes import Network
 from locbench.records import Record, Store
@@ -17,6 +18,8 @@ RECORD_BYTES = 20_000
 FLOAT_BYTES = 4
 # Network, objectives and momentum: what a checkpoint holds, in encoders, roughly.
 CHECKPOINT = 3
+# What an optimizer keeps of every weight that it trains.
+MOMENTS = {"sgd": 1, "adamw": 2}
 # A training step in forward passes: one forward, and a backward of two. Two views an image.
 FORWARDS_A_STEP, VIEWS = 3, 2
 
@@ -25,8 +28,9 @@ FORWARDS_A_STEP, VIEWS = 3, 2
 class Estimate:
     """What a run is expected to need; None where nothing is known to tell it from.
 
-    `kept_bytes` stay on disk; `working_bytes` more are needed until the run is done. `rough` where
-    no run of that shape was measured and the time comes from multiply-adds alone.
+    `kept_bytes` stay on disk; `working_bytes` more are needed until the run is done; both are
+    counted from parameters, not measured. `rough` where no run of that shape was measured and the
+    time comes from multiply-adds alone.
     """
 
     seconds: float | None
@@ -62,6 +66,8 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
         encoder = None if size is None else FLOAT_BYTES * size.parameters
         kept = None if encoder is None else kept + encoder
         working = CHECKPOINT * (encoder or 0)
+    elif spec.kind == "detect":
+        kept, working = _detector_bytes(spec, size)
     alike = [r for r in known if r.kind == spec.kind and _same_shape(r, spec)]
     if alike:
         best = max(alike, key=lambda record: _likeness(record, spec))
@@ -73,6 +79,18 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
         return Estimate(None, kept, working, "nothing like it was measured yet")
     forwards = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
     return Estimate(forwards * size.multiply_adds / rate, kept, working, basis, rough=True)
+
+
+def _detector_bytes(spec: RunSpec, encoder: Size | None) -> tuple[int | None, int]:
+    """Its weights, which stay, and its checkpoint: they, and the optimizer's of what it trains."""
+    if encoder is None:
+        return None, 0
+    asked = spec.recipe.detection
+    added = added_parameters(asked, spec.fingerprint["classes"])
+    trained = added if asked.frozen == "all" else added + encoder.parameters
+    whole = encoder.parameters + added
+    moments = MOMENTS[asked.optimizer] * trained
+    return RECORD_BYTES + FLOAT_BYTES * whole, FLOAT_BYTES * (whole + moments)
 
 
 def _images(spec: RunSpec) -> int:
@@ -167,7 +185,7 @@ def total(estimates: Sequence[Estimate]) -> str:
     if not estimates:
         return "nothing to do"
     timed = [e for e in estimates if e.seconds is not None]
-    disk = f"{size(sum(e.kept_bytes or 0 for e in estimates))} to keep"
+    disk = f"about {size(sum(e.kept_bytes or 0 for e in estimates))} to keep"
     disk += f" and {size(max(e.working_bytes for e in estimates))} more while it runs"
     if not timed:
         return f"time unknown (nothing like them was measured yet), {disk}"

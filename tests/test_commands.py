@@ -151,7 +151,9 @@ def test_a_dry_run_lists_every_run_with_time_and_disk(store, capsys):
     fill(plan.runs(), store)
     commands.show_plan(plan, store, True, False, terminal())
     out = capsys.readouterr().out
-    assert "23 to go: about 23 min (from runs on cpu), 2.6 MB to keep" in " ".join(out.split())
+    assert "23 to go: about 23 min (from runs on cpu), about 2.6 MB to keep" in " ".join(
+        out.split()
+    )
     assert sum(x.startswith("  ") for x in out.splitlines()) == 23
     assert "  pretrain loco shufflenet_v2_50                        60 s     380 kB" in out
     assert max(map(len, out.splitlines())) <= WIDTH

@@ -139,10 +139,10 @@ def test_a_total_says_what_it_rests_on():
     unknown = Estimate(None, None, 0, "nothing")
     assert total([]) == "nothing to do"
     assert total([exact, exact]) == (
-        "about 4 min (from runs on cpu), 2.0 MB to keep and 3.0 MB more while it runs"
+        "about 4 min (from runs on cpu), about 2.0 MB to keep and 3.0 MB more while it runs"
     )
     assert total([exact, rough, unknown]).startswith(
-        "roughly 2.0 h and 1 of unknown length (from runs on cpu, GPU), 2.0 MB"
+        "roughly 2.0 h and 1 of unknown length (from runs on cpu, GPU), about 2.0 MB"
     )
     assert "unknown" in total([unknown]) and "roughly" not in total([unknown])
 
