@@ -12,7 +12,7 @@ import mmdet.datasets
 from mmengine.config import Config
 
 from locbench.downstream import backbone
-from locbench.downstream.sets import DetectionSet
+from locbench.downstream.sets import MIN_SIDE, DetectionSet
 from locbench.errors import UserError
 from locbench.networks import Network
 from locbench.registry import suggest
@@ -82,7 +82,7 @@ def make_config(
     config = read_config(asked.config)
     _set_model(config.model, asked, network, len(data.classes), statistics, machine)
     _set_data(config, asked, data, seed, machine)
-    _set_training(config, asked, len(data.train))
+    _set_training(config, asked, data.train.used)
     config.work_dir = str(folder)
     config.load_from, config.resume = None, False  # Cityscapes' file starts from COCO's detector
     # The same weights at first (mmengine sends the first process's), other crops and samples.
@@ -144,7 +144,7 @@ def _set_data(
             if step.type == "LoadImageFromFile":
                 step.type = "LoadKnownImage"
         if "filter_cfg" in inner:
-            inner.filter_cfg.min_size = min(inner.filter_cfg.min_size, asked.test_side)
+            inner.filter_cfg.min_size = MIN_SIDE[data.form]
         loader.dataset = inner
         loader.update(workers)
     train, test = config.train_dataloader, config.val_dataloader

@@ -22,7 +22,7 @@ import mmengine  # noqa: E402 - the operators have to be there first
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmdet.models.detectors import BaseDetector  # noqa: E402
-from mmdet.registry import DATASETS, MODELS  # noqa: E402
+from mmdet.registry import MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.model import MMDistributedDataParallel  # noqa: E402
@@ -33,7 +33,7 @@ from locbench.downstream.backbone import set_statistics  # noqa: E402
 from locbench.downstream.configs import Machine, make_config  # noqa: E402
 from locbench.downstream.parts import DetectorDiverged, Tell, Watch  # noqa: E402
 from locbench.downstream.pictures import draw  # noqa: E402
-from locbench.downstream.sets import DetectionSet, difference, only, training_images  # noqa: E402
+from locbench.downstream.sets import DetectionSet, only, training_images  # noqa: E402
 from locbench.errors import UserError  # noqa: E402
 from locbench.networks import Network  # noqa: E402
 from locbench.paths import write_atomic  # noqa: E402
@@ -99,7 +99,6 @@ class Detector:
         self.machine = Machine(device, processes.world(), workers)
         self.watch = Watch(checkpoint, tell)
         self.folder = checkpoint.parent / "mmengine"
-        check_categories(data)
         if self.asked.train_images:
             data = self._drawn(data)
         self.data, statistics = data, (view.mean, view.std)
@@ -209,14 +208,3 @@ def one_line() -> Iterator[None]:
         if len(lines) <= 1:
             raise
         raise UserError(lines[-1].split("UserError: ", 1)[-1]) from None
-
-
-def check_categories(data: DetectionSet) -> None:
-    """UserError where a set of COCO's form has not the categories that mmdet trains on."""
-    kind = {"coco": "CocoDataset", "cityscapes": "CityscapesDataset"}.get(data.form)
-    wanted = DATASETS.get(kind).METAINFO["classes"] if kind else data.classes
-    if sorted(data.classes) != sorted(wanted):
-        raise UserError(
-            f"{data.train.annotations} has other categories than {data.form}: "
-            f"{difference(data.classes, wanted)}"
-        )

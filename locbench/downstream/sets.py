@@ -131,6 +131,11 @@ class Published:
             _check_images(content, folder / images, folder / file)
             parts.append(_part(folder / images, folder / file, content, self.name))
             found.append(content["categories"])
+        if not parts[0].used:
+            raise UserError(
+                f"{parts[0].annotations} has no image to train on: none has objects and sides of "
+                f"at least {MIN_SIDE[self.name]} pixels"
+            )
         classes = self._classes(parts, found)
         return DetectionSet(
             known["name"], known["version"], known["checksum"], self.name, classes, *parts

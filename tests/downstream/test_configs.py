@@ -15,7 +15,7 @@ GPUS = Machine("cuda", processes=8)
 
 
 def data(images: int) -> DetectionSet:
-    part = Part(Path("images"), Path("file.json"), images)
+    part = Part(Path("images"), Path("file.json"), images, frozenset(range(images)))
     return DetectionSet("coco", 1, "", "coco", ("a", "b"), part, part)
 
 

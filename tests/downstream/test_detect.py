@@ -97,11 +97,6 @@ def test_an_image_that_does_not_decode_is_named(data, tmp_path):
     assert "\n" not in str(e.value)
 
 
-def test_categories_that_are_not_cocos(data, tmp_path):
-    with pytest.raises(UserError, match=r"has other categories than coco: 'person' is missing and"):
-        detector(replace(data, form="coco"), tmp_path / "run")
-
-
 def test_drawn_images_are_written_out(data, tmp_path):
     few = {"detection.train_images": 5, "detection.splits": 2}
     made = detector(data, tmp_path / "run", few)

@@ -24,8 +24,8 @@ def write(folder: Path, layout, names=categories.COCO, count=3) -> Path:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         entries = []
         for k in range(count):
-            Image.new("RGB", (40, 30), (k, 0, 0)).save(folder / images / f"{k}.png")
-            entries.append({"id": k, "file_name": f"{k}.png", "width": 40, "height": 30})
+            Image.new("RGB", (40, 36), (k, 0, 0)).save(folder / images / f"{k}.png")
+            entries.append({"id": k, "file_name": f"{k}.png", "width": 40, "height": 36})
         box = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81}
         box |= {"iscrowd": 0, "segmentation": [[1, 1, 10, 1, 10, 10, 1, 10]]}
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
@@ -196,10 +196,16 @@ def no_entry(folder: Path) -> str:
     return rf"{path} is not in COCO's format: images\[1\] is no object"
 
 
+def too_small(folder: Path) -> str:
+    path = folder / "annotations/instances_train2017.json"
+    change(path, lambda content: [entry.update(height=31) for entry in content["images"]])
+    return rf"{path} has no image to train on: none has objects and sides of at least 32 pixels"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [missing_annotations, missing_everything, missing_annotations_of_a_slice, no_json, no_coco,
-     missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
+     too_small, missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
     words = spoil(write(tmp_path / "coco", COCO.layouts[0]))
@@ -232,7 +238,7 @@ def test_cityscapes_that_is_not_converted(tmp_path):
 
 def ground_truth(folder: Path) -> np.ndarray:
     """Write Cityscapes with an image a split; the ids in each."""
-    ids = np.zeros((20, 30), np.uint16)
+    ids = np.zeros((40, 60), np.uint16)
     ids[2:6, 3:9], ids[10:15, 10:20], ids[16:19, 1:5] = 26000, 26001, 24
     ids[0, :5], ids[1, :5] = 29000, 7  # a caravan does not count; a road has no instances
     for split in ("train", "val"):
@@ -240,7 +246,7 @@ def ground_truth(folder: Path) -> np.ndarray:
         truth.mkdir(parents=True)
         (images / "bonn").mkdir(parents=True)
         Image.fromarray(ids).save(truth / "bonn_0_gtFine_instanceIds.png")
-        Image.new("RGB", (30, 20)).save(images / "bonn/bonn_0_leftImg8bit.png")
+        Image.new("RGB", (60, 40)).save(images / "bonn/bonn_0_leftImg8bit.png")
     return ids
 
 
@@ -251,7 +257,7 @@ def no_extra(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 def in_colour(folder: Path, patch: pytest.MonkeyPatch) -> str:
     path = folder / "gtFine/val/bonn/bonn_0_gtFine_instanceIds.png"
-    Image.new("RGB", (30, 20)).save(path)
+    Image.new("RGB", (60, 40)).save(path)
     return rf"^{path} is no map of ids but an image in colour"
 
 

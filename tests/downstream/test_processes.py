@@ -1,0 +1,73 @@
+"""One detector trained by two processes, as torchrun starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from locbench.downstream.categories import COCO
+from locbench.records import Store
+
+SETS = {"data": "coco", "test_side": 64, "iterations": 4, "milestones": "[3]", "batch": 4}
+SETS |= {"channels": 16, "fc": 16, "proposals": 20, "samples": 8, "rpn_samples": 8, "warmup": 0}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Eight images in COCO's form, one object each."""
+    from PIL import Image
+
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images, objects = [], []
+    for number in range(1, 9):
+        image = Image.new("RGB", (64, 64), (20 * number, 90, 40))
+        image.paste((200, 200, 10 * number), (16, 16, 48, 48))
+        image.save(folder / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+        corners = [16, 16, 48, 16, 48, 48, 16, 48]
+        item = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0}
+        objects.append(item | {"bbox": [16, 16, 32, 32], "area": 1024, "segmentation": [corners]})
+    named = [{"id": k + 1, "name": name} for k, name in enumerate(COCO)]
+    content = {"images": images, "annotations": objects, "categories": named}
+    for split in ("train", "val"):
+        (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_two_processes_make_one_record(root, tmp_path):
+    words = ["downstream", "coco", "--frozen", "--rule=untrained", "--device=cpu"]
+    words += [f"--data-root={root}", f"--runs={tmp_path / 'runs'}"]
+    words += [f"--set=detection.{key}={value}" for key, value in SETS.items()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "--standalone", "-m", "locbench", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("untrained resnet50") == 2  # the title and the line: printed once
+    [record] = list(Store(tmp_path / "runs").readable())
+    assert record.status == "done" and record.tags["processes"] == 2
+    assert record.tags["norm"] == "BN (no GPU)" and record.cost["steps"] == 4
+    assert len(record.curves["loss"]) == 4 and "ap_box" in record.metrics
+    folder = Store(tmp_path / "runs").folder(record.id)
+    assert {"detector.safetensors", "pictures"} <= {path.name for path in folder.iterdir()}
+
+
+def test_what_one_process_does_says_so():
+    done = subprocess.run(
+        [sys.executable, "-m", "locbench", "pretrain", "loco/imagenet", "--rule=loco",
+         "--network=resnet50"],
+        env={**os.environ, "WORLD_SIZE": "2", "RANK": "0"},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "run this without torchrun" in done.stderr and len(done.stderr.splitlines()) == 1
