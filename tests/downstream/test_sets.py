@@ -205,7 +205,8 @@ def too_small(folder: Path) -> str:
 @pytest.mark.parametrize(
     "spoil",
     [missing_annotations, missing_everything, missing_annotations_of_a_slice, no_json, no_coco,
-     too_small, missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
+     too_small, missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos,
+     no_entry],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
     words = spoil(write(tmp_path / "coco", COCO.layouts[0]))
