@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from locbench.data import ImageData, Images
-from locbench.data.views import probe_augmentation, test_view
+from locbench.data.views import one_view, test_view
 from locbench.errors import RunFailed, UserError
 from locbench.networks.base import Network
 from locbench.recipes import Probe, Recipe
@@ -153,7 +153,7 @@ class LinearProbe:
             momentum=probe.momentum,
             weight_decay=probe.weight_decay,
         )
-        self.augment = probe_augmentation(recipe.augmentation, recipe.data.resolution)
+        self.augment = one_view(recipe.augmentation, recipe.data.resolution)
         self.history: list[list[tuple[float, float]]] = []  # [epoch][block] -> top-1, top-5
         self.features: FrozenFeatures | None = None
 

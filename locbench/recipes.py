@@ -41,6 +41,7 @@ from locbench.sections import (
     Network,
     Optimizer,
     Probe,
+    ResizedCrop,
     Schedule,
     Training,
 )
@@ -64,7 +65,7 @@ class Recipe:
     rule: dict[str, Scalar] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
-    augmentation: Augmentation | Crop = field(default_factory=Augmentation)
+    augmentation: Augmentation | Crop | ResizedCrop = field(default_factory=Augmentation)
     network: Network = field(default_factory=Network)
     optimizer: Optimizer | SGD = field(default_factory=Optimizer)
     schedule: Schedule | EpochCosine = field(default_factory=Schedule)
@@ -81,7 +82,7 @@ class Recipe:
     @property
     def gives(self) -> str:
         """What a step of it gives a rule to learn from: two "views", or one and its "label"."""
-        return "label" if isinstance(self.augmentation, Crop) else "views"
+        return "views" if isinstance(self.augmentation, Augmentation) else "label"
 
     def for_run(self, rule: str, network: str) -> Recipe:
         """This recipe with the settings of one rule on one network, those in `rule` over them."""

@@ -115,6 +115,7 @@ RULES = Registry(
 
 NETWORKS = Registry(
     "network",
+    Entry("resnet34", "locbench.networks.resnet:resnet34", "ResNet-34, torchvision's modules"),
     Entry("resnet50", "locbench.networks.resnet:resnet50", "ResNet-50, torchvision's modules"),
     Entry(
         "shufflenet_v2_50",

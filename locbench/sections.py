@@ -77,6 +77,19 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class ResizedCrop:
+    """One view of supervised training: `Augmentation`'s random crop and flip, and no more."""
+
+    name: Literal["resized crop"] = "resized crop"
+    area: tuple[Share, Share] = (0.08, 1.0)
+    aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
+    interpolation: Literal["bicubic", "bilinear"] = "bilinear"
+    flip: Fraction = 0.5
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
 class Network:
     """The network's size: width factor, blocks a stage (0: as published), and its stem."""
 
@@ -215,7 +228,7 @@ class Detection:
 # A section of several forms says by its `name` which it is; without one it is the first.
 SECTIONS: dict[str, tuple[type, ...]] = {
     "data": (Data,),
-    "augmentation": (Augmentation, Crop),
+    "augmentation": (Augmentation, Crop, ResizedCrop),
     "network": (Network,),
     "optimizer": (Optimizer, SGD),
     "schedule": (Schedule, EpochCosine),

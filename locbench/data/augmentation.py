@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 
 from locbench.data.resample import Crops, chance, draw_crops, resample, uniform
-from locbench.recipes import Augmentation
+from locbench.recipes import Augmentation, ResizedCrop
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 GREY = (0.2989, 0.587, 0.114)  # luma of ITU-R 601, as torchvision
@@ -217,7 +217,7 @@ def _full_precision(device: torch.device) -> AbstractContextManager:
     return nullcontext()
 
 
-def _normalise_(planes: Iterable[Tensor], aug: Augmentation) -> None:
+def _normalise_(planes: Iterable[Tensor], aug: Augmentation | ResizedCrop) -> None:
     for plane, mean, std in zip(planes, aug.mean, aug.std, strict=True):
         plane.sub_(mean).mul_(1 / std)
 
@@ -232,7 +232,11 @@ def check_images(images: Tensor) -> None:
 
 @torch.no_grad()
 def render(
-    images: Tensor, params: Parameters, aug: Augmentation, side: int, channels_last: bool = False
+    images: Tensor,
+    params: Parameters,
+    aug: Augmentation | ResizedCrop,
+    side: int,
+    channels_last: bool = False,
 ) -> Tensor:
     """The views that `params` describes: uint8 [n, 3, H, W] -> float32 [views * n, 3, side, side].
 
@@ -250,14 +254,13 @@ def render(
     numbers, rows = send(_numbers(crops, colour), device), send(rows, device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty((total, 3, side, side), device=device, memory_format=layout)
-    kernel = kernel_size(aug.kernel, side)
     size = _chunk(height, width, side, device)
     with _full_precision(device):
         for part in (slice(start, start + size) for start in range(0, total, size)):
             index, boxes = rows[part] % len(images), numbers[:5, part]
             x = resample(images, index, crops[part], boxes, side, aug.interpolation)
             if colour is not None:
-                _distort_(x, colour[part], numbers[5:, part], kernel)
+                _distort_(x, colour[part], numbers[5:, part], kernel_size(aug.kernel, side))
             _normalise_(x, aug)
             out.index_copy_(0, rows[part], x.transpose(0, 1))
     return out
@@ -289,10 +292,12 @@ class SimCLRAugmentation:
         return self.apply(images, Parameters(crops, draw_colour(2 * n, self.aug, generator), 2))
 
 
-class ProbeAugmentation:
-    """One view of every image for training a linear probe: random resized crop and flip."""
+class ResizedCropAugmentation:
+    """One view of every image, for labels and linear probes: random resized crop and flip."""
 
-    def __init__(self, aug: Augmentation, resolution: int, channels_last: bool = False) -> None:
+    def __init__(
+        self, aug: Augmentation | ResizedCrop, resolution: int, channels_last: bool = False
+    ) -> None:
         self.aug, self.resolution, self.channels_last = aug, resolution, channels_last
 
     def draw(self, n: int, height: int, width: int, generator: Generator) -> Parameters:
@@ -309,6 +314,12 @@ class ProbeAugmentation:
         if crops is None:
             return self.apply(images, self.draw(n, height, width, generator))
         return self.apply(images, Parameters(crops, None, 1))
+
+    def pixels(self, images: Tensor, generator: Generator) -> Tensor:
+        """As `views`, before normalisation: in [0, 1]."""
+        params = self.draw(len(images), *images.shape[2:], generator)
+        plain = replace(self.aug, mean=(0.0,) * 3, std=(1.0,) * 3)
+        return render(images, params, plain, self.resolution, self.channels_last)
 
 
 def resize(images: Tensor, size: list[int], side: int, interpolation: str) -> Tensor:
@@ -327,7 +338,7 @@ def resize(images: Tensor, size: list[int], side: int, interpolation: str) -> Te
 
 
 @torch.no_grad()
-def centre(images: Tensor, resolution: int, aug: Augmentation) -> Tensor:
+def centre(images: Tensor, resolution: int, aug: Augmentation | ResizedCrop) -> Tensor:
     """The test transform: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised.
 
     The short side is resized to 256/224 of the resolution, then the centre is cut out. A square

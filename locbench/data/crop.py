@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from locbench.data.augmentation import check_images, resize, send
 from locbench.data.resample import chance
 from locbench.errors import UserError
-from locbench.recipes import Crop
+from locbench.recipes import Crop, ResizedCrop
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
-def normalise(pixels: Tensor, aug: Crop) -> Tensor:
+def normalise(pixels: Tensor, aug: Crop | ResizedCrop) -> Tensor:
     """(pixels - mean) / std of each colour: float32 [N, 3, H, W] in [0, 1], its layout kept."""
     mean, std = (_colours(values, pixels.device) for values in (aug.mean, aug.std))
     if pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last):

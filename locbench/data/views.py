@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from locbench.data.augmentation import ProbeAugmentation, centre
+from locbench.data.augmentation import ResizedCropAugmentation, centre
 from locbench.data.crop import CropAugmentation, evaluation_view
-from locbench.recipes import Augmentation, Crop
+from locbench.recipes import Augmentation, Crop, ResizedCrop
+
+Settings = Augmentation | Crop | ResizedCrop
 
 
-def test_view(images: Tensor, resolution: int, aug: Augmentation | Crop) -> Tensor:
+def test_view(images: Tensor, resolution: int, aug: Settings) -> Tensor:
     """uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised, with nothing drawn."""
     if isinstance(aug, Crop):
         return evaluation_view(images, resolution, aug)
     return centre(images, resolution, aug)
 
 
-def probe_augmentation(
-    aug: Augmentation | Crop, resolution: int
-) -> ProbeAugmentation | CropAugmentation:
-    """What a linear probe is trained on: a random crop and a flip."""
-    kind = CropAugmentation if isinstance(aug, Crop) else ProbeAugmentation
+def one_view(aug: Settings, resolution: int) -> ResizedCropAugmentation | CropAugmentation:
+    """What labels and linear probes are learned from: a random crop and a flip."""
+    kind = CropAugmentation if isinstance(aug, Crop) else ResizedCropAugmentation
     return kind(aug, resolution, channels_last=True)

@@ -1,13 +1,14 @@
-"""ResNet-50 (v1.5: stride on the 3x3), built of torchvision's modules under torchvision's keys."""
+"""ResNet-34 and ResNet-50 (v1.5: stride on the 3x3): torchvision's modules and keys."""
 
 from __future__ import annotations
 
 from torch import nn
-from torchvision.models.resnet import Bottleneck, conv1x1
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from locbench import recipes
 from locbench.networks.base import (
     Block,
+    Kind,
     Network,
     check_settings,
     consecutive,
@@ -22,6 +23,11 @@ DEPTHS = (3, 4, 6, 3)
 PLANES = (64, 128, 256, 512)
 
 
+def resnet34(settings: recipes.Network, num_classes: int = 1000) -> Network:
+    """ResNet-34: 17 blocks (stem, 16 basic blocks) in four stages; otherwise as `resnet50`."""
+    return _resnet(settings, basic, BasicBlock.expansion, num_classes)
+
+
 def resnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
     """ResNet-50: 17 blocks (stem, 16 bottlenecks) in four stages; the stem belongs to the first.
 
@@ -31,21 +37,36 @@ def resnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
     At full width and depth the state dict is torchvision's `resnet50`.
     Raises UserError for settings that no network can have.
     """
+    return _resnet(settings, bottleneck, Bottleneck.expansion, num_classes)
+
+
+def _resnet(settings: recipes.Network, kind: Kind, expansion: int, num_classes: int) -> Network:
+    """Stages of blocks of one kind, `expansion` times as wide as the planes of their stage."""
     check_settings(settings)
     depths = [settings.blocks or depth for depth in DEPTHS]
     planes = [scaled(channels, settings.width, multiple=8) for channels in PLANES]
     parts = _stem_parts(planes[0], small=settings.stem == "small")
     stem = nn.Sequential(*parts.values())
-    blocks = [Block(stem, 3, planes[0], 1 if settings.stem == "small" else 4, bottleneck)]
+    blocks = [Block(stem, 3, planes[0], 1 if settings.stem == "small" else 4, kind)]
     for number, (depth, channels) in enumerate(zip(depths, planes, strict=True), start=1):
-        out_channels, stride = channels * Bottleneck.expansion, 1 if number == 1 else 2
-        stage = make_stage(bottleneck, blocks[-1].out_channels, out_channels, stride, depth)
+        out_channels, stride = channels * expansion, 1 if number == 1 else 2
+        stage = make_stage(kind, blocks[-1].out_channels, out_channels, stride, depth)
         parts[f"layer{number}"] = joined(stage)
         blocks += stage
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:]])
     taps = [stage[-1] for stage in stages]
     return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+
+
+def basic(in_channels: int, out_channels: int, stride: int) -> BasicBlock:
+    """A basic block (ReLU after the addition), projected only where the shape changes.
+
+    Convolutions start from He's normal initialisation (fan-out), batch norms from scale 1: as in
+    torchvision and in the AugLocal code.
+    """
+    shortcut = projection(in_channels, out_channels, stride)
+    return he_normal(BasicBlock(in_channels, out_channels, stride, shortcut))
 
 
 def bottleneck(in_channels: int, out_channels: int, stride: int) -> Bottleneck:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 from locbench import recipes
 from locbench.networks.base import (
@@ -18,7 +17,7 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
-from locbench.networks.resnet import projection
+from locbench.networks.resnet import basic
 
 WIDTHS = (16, 32, 64)
 
@@ -58,12 +57,3 @@ def basic_resnet(settings: recipes.Network, depth: int, num_classes: int) -> Net
     parts["fc"] = nn.Linear(widths[-1], num_classes)
     stages, taps = consecutive([1 + depth, depth, depth]), last_at_each_size(blocks)
     return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
-
-
-def basic(in_channels: int, out_channels: int, stride: int) -> BasicBlock:
-    """A basic block (ReLU after the addition), projected only where the shape changes.
-
-    Convolutions start from He's normal initialisation, batch norms from scale 1.
-    """
-    shortcut = projection(in_channels, out_channels, stride)
-    return he_normal(BasicBlock(in_channels, out_channels, stride, shortcut))

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from locbench.data import Images
-from locbench.data.views import test_view
+from locbench.data.views import Settings, test_view
 from locbench.networks.base import Network
-from locbench.recipes import Augmentation, Crop
 
 CHUNK = 500  # images at a time
 
@@ -30,7 +29,7 @@ class Scores:
 def evaluate(
     network: Network,
     split: Images,
-    aug: Augmentation | Crop,
+    aug: Settings,
     resolution: int,
     device: torch.device,
     autocast: torch.dtype | None = None,

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from locbench.data import ImageData, Split
 from locbench.data.augmentation import SimCLRAugmentation, send
-from locbench.data.crop import CropAugmentation, normalise
+from locbench.data.crop import normalise
+from locbench.data.views import one_view
 from locbench.errors import UserError
-from locbench.recipes import Crop, Recipe
+from locbench.recipes import Recipe
 from locbench.training.engine import Batch
 from locbench.training.optimizers import count_steps, count_warmup
 from locbench.training.seeds import generator, stream
@@ -116,8 +117,7 @@ class LabelsFeed(Feed):
                 f"{data.name} for the last batch, and batch norm needs two; set another one"
             )
         self.targets = data.train.targets.to(device)
-        side = recipe.data.resolution
-        self.augment = CropAugmentation(recipe.augmentation, side, channels_last=True)
+        self.augment = one_view(recipe.augmentation, recipe.data.resolution)
 
     @property
     def _steps_an_epoch(self) -> int:
@@ -151,5 +151,5 @@ class LabelsFeed(Feed):
 
 def make_feed(recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> Feed:
     """The feed that the recipe's augmentation asks for."""
-    kind = LabelsFeed if isinstance(recipe.augmentation, Crop) else ViewsFeed
+    kind = LabelsFeed if recipe.gives == "label" else ViewsFeed
     return kind(recipe, data, seed, device)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from locbench.cost.operations import multiply_adds, multiply_adds_of_each, parameters
-from locbench.networks.resnet import resnet50
+from locbench.networks.resnet import resnet34, resnet50
 from locbench.networks.shufflenet import shufflenet_v2_50
 from locbench.recipes import Network as Settings
 
@@ -60,6 +60,14 @@ def test_resnet50_has_the_published_size(resnet, resnet_counts):
     assert parameters(resnet) == 25_557_032  # torchvision's documentation
     assert sum(resnet_counts) == 4_089_184_256  # 4.089 G, torchvision's 4.09
     assert resnet_counts[-1] == 2048 * 1000
+
+
+def test_resnet34_has_the_published_size():
+    with torch.device("meta"):
+        network = resnet34(Settings())
+    assert parameters(network) == 21_797_672  # torchvision's documentation
+    counted = multiply_adds([*network.blocks, network.head], IMAGE)
+    assert counted == 3_663_761_408  # 3.664 G, torchvision's 3.66
 
 
 def test_resnet50_splits_over_the_stages_as_in_table_6(resnet, resnet_counts):

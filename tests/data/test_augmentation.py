@@ -24,7 +24,7 @@ from locbench.data.augmentation import (
     SATURATION,
     Colour,
     Parameters,
-    ProbeAugmentation,
+    ResizedCropAugmentation,
     SimCLRAugmentation,
     blend_,
     blur_,
@@ -192,7 +192,7 @@ def test_views_equal_torchvision_sample_by_sample(height, width, side):
 
 def test_probe_view_is_the_crop_normalised():
     images = some_images(6, 40)
-    augment = ProbeAugmentation(AUG, 32)
+    augment = ResizedCropAugmentation(AUG, 32)
     params = augment.draw(6, 40, 40, seeded(4))
     out = augment.views(images, seeded(4))
     for i in range(6):
@@ -354,7 +354,7 @@ def test_the_generator_alone_decides():
 
 
 @pytest.mark.parametrize("index", [slice(2, 7), torch.tensor([5, 0, 3])])
-@pytest.mark.parametrize("kind", [SimCLRAugmentation, ProbeAugmentation])
+@pytest.mark.parametrize("kind", [SimCLRAugmentation, ResizedCropAugmentation])
 def test_a_share_of_the_parameters_gives_that_share_of_the_views(kind, index):
     images, augment = some_images(9, 40), kind(AUG, 32)
     params = augment.draw(9, 40, 40, seeded(19))
@@ -363,7 +363,7 @@ def test_a_share_of_the_parameters_gives_that_share_of_the_views(kind, index):
     assert_close(share, whole[:, index].flatten(0, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [SimCLRAugmentation, ProbeAugmentation])
+@pytest.mark.parametrize("kind", [SimCLRAugmentation, ResizedCropAugmentation])
 def test_given_crops_are_used(kind):
     images, augment = some_images(4, 40), kind(AUG, 32)
     params = augment.draw(4, 40, 40, seeded(20))

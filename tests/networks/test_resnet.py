@@ -1,48 +1,60 @@
-"""ResNet-50 is torchvision's, in keys, outputs and shapes."""
+"""ResNet-34 and ResNet-50 are torchvision's, in keys, outputs and shapes."""
 
+import pytest
 import torch
 import torchvision
 
-from locbench.networks.resnet import bottleneck, resnet50
+from locbench.networks.resnet import basic, bottleneck, resnet34, resnet50
 from locbench.recipes import Network as Settings
 
+BUILDS = pytest.mark.parametrize("build", [resnet34, resnet50])
 
-def test_at_full_size_it_is_torchvisions_network():
-    torch.manual_seed(0)
-    ours = resnet50(Settings())
+
+def theirs_of(build) -> torch.nn.Module:
     with torch.device("meta"):
-        theirs = torchvision.models.resnet50()
+        return getattr(torchvision.models, build.__name__)()
+
+
+@BUILDS
+def test_at_full_size_it_is_torchvisions_network(build):
+    torch.manual_seed(0)
+    ours, theirs = build(Settings()), theirs_of(build)
     # Branches with a scale, so that what is compared is not the shortcuts alone.
     for block in ours.blocks[1:]:
-        torch.nn.init.ones_(block.module.bn3.weight)
+        torch.nn.init.ones_(getattr(block.module, "bn3", block.module.bn2).weight)
     ours(torch.rand(2, 3, 64, 64))  # statistics other than 0 and 1
     theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
-def test_the_encoder_loads_into_torchvision_but_for_the_classifier():
+@BUILDS
+def test_the_encoder_loads_into_torchvision_but_for_the_classifier(build):
     with torch.device("meta"):
-        encoder = resnet50(Settings(), num_classes=7).encoder_state_dict()
-        theirs = torchvision.models.resnet50()
-    result = theirs.load_state_dict(encoder, strict=False, assign=True)
+        encoder = build(Settings(), num_classes=7).encoder_state_dict()
+    result = theirs_of(build).load_state_dict(encoder, strict=False, assign=True)
     assert result.missing_keys == ["fc.weight", "fc.bias"]
     assert result.unexpected_keys == []
 
 
-def test_layout_is_that_of_the_papers():
+@pytest.mark.parametrize(("build", "expansion"), [(resnet34, 1), (resnet50, 4)])
+def test_layout_is_that_of_the_papers(build, expansion):
     with torch.device("meta"):
-        network = resnet50(Settings())
+        network = build(Settings())
     assert network.stages == (range(0, 4), range(4, 8), range(8, 14), range(14, 17))
     assert network.taps == (3, 7, 13, 16)
-    assert network.widths == (64, *[256] * 3, *[512] * 4, *[1024] * 6, *[2048] * 3)
+    planes = (*[64] * 3, *[128] * 4, *[256] * 6, *[512] * 3)
+    assert network.widths == (64, *(expansion * width for width in planes))
+    assert [k for k, block in enumerate(network.blocks) if block.stride > 1] == [0, 4, 8, 14]
 
 
-def test_blocks_gives_as_many_bottlenecks_to_every_stage():
+@pytest.mark.parametrize(("build", "expansion"), [(resnet34, 1), (resnet50, 4)])
+def test_blocks_gives_as_many_blocks_to_every_stage(build, expansion):
     with torch.device("meta"):
-        network = resnet50(Settings(blocks=2, width=0.25, stem="small"))
+        network = build(Settings(blocks=2, width=0.25, stem="small"))
     assert network.stages == (range(0, 3), range(3, 5), range(5, 7), range(7, 9))
-    assert network.widths == (16, 64, 64, 128, 128, 256, 256, 512, 512)
+    planes = (16, 16, 32, 32, 64, 64, 128, 128)
+    assert network.widths == (16, *(expansion * width for width in planes))
 
 
 def test_inner_widths_are_multiples_of_eight():
@@ -54,9 +66,10 @@ def test_inner_widths_are_multiples_of_eight():
 
 
 def test_a_shortcut_is_projected_only_where_the_shape_changes():
-    assert bottleneck(16, 16, 1).downsample is None
-    assert bottleneck(16, 32, 1).downsample is not None
-    assert bottleneck(16, 16, 2).downsample is not None
+    for kind in (basic, bottleneck):
+        assert kind(16, 16, 1).downsample is None
+        assert kind(16, 32, 1).downsample is not None
+        assert kind(16, 16, 2).downsample is not None
 
 
 def test_the_stride_is_on_the_three_by_three():
@@ -66,15 +79,20 @@ def test_the_stride_is_on_the_three_by_three():
     assert block.conv2.in_channels == block.conv2.out_channels == 4
 
 
-def test_a_fresh_branch_adds_nothing():
+def test_a_fresh_branch_adds_nothing_where_it_is_a_bottlenecks():
+    """As SimCLR's code starts; torchvision's and the AugLocal code's ResNet-34 does not."""
     torch.manual_seed(0)
     features = torch.rand(2, 16, 8, 8)
     assert torch.equal(bottleneck(16, 16, 1)(features), features)
+    assert not torch.equal(basic(16, 16, 1)(features), features)
+    norms = [m for m in resnet34(Settings(width=0.125)).modules() if hasattr(m, "running_var")]
+    assert len(norms) == 36 and all((norm.weight == 1).all() for norm in norms)
 
 
-def test_convolutions_start_from_hes_initialisation():
+@BUILDS
+def test_convolutions_start_from_hes_initialisation(build):
     torch.manual_seed(0)
-    network = resnet50(Settings(width=0.5, blocks=1))
+    network = build(Settings(width=0.5, blocks=1))
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] ** 2

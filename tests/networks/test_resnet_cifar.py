@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from locbench.networks.resnet_cifar import basic, resnet32, resnet110
+from locbench.networks.resnet import basic
+from locbench.networks.resnet_cifar import resnet32, resnet110
 from locbench.recipes import Network as Settings
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from locbench.errors import UserError
 from locbench.networks import Block, Network, make_network
 from locbench.recipes import Network as Settings
+from locbench.recipes import load_recipe
 from locbench.rules import build_units
 from locbench.rules.auxiliary import Auxiliary, carried_strides, hidden_layers, select
 from locbench.training.engine import Unit
@@ -18,7 +19,7 @@ from locbench.training.engine import Unit
 pytestmark = pytest.mark.usefixtures("nothing_drawn")
 
 LAYERS = {"resnet32": 16, "resnet110": 55}
-NETWORKS = ("resnet32", "vgg19", "mobilenet_v2", "efficientnet_b0", "regnetx_400mf")
+NETWORKS = ("resnet32", "resnet34", "vgg19", "mobilenet_v2", "efficientnet_b0", "regnetx_400mf")
 UNIFORM = Auxiliary()
 
 
@@ -170,6 +171,49 @@ def test_on_vgg_three_halvings_are_made_one_by_one():
     assert carried_strides(on_meta("vgg19"), 0, [8, 9, 10, 15]) == [2, 2, 2, 2]
     net = make(UNIFORM, "vgg19", 0, 2)
     assert net[:2](torch.empty(1, 64, 32, 32, device="meta")).shape == (1, 512, 8, 8)
+
+
+# Of ResNet-34 in the form for ImageNet at d = 5, from the stem up: which layers the official code
+# (exp_imagenet) builds each auxiliary network of, with (input, output, stride) of its blocks.
+A, B, C, D = (64, 128, 2), (128, 256, 2), (256, 512, 2), (128, 128, 1)
+E, F = (256, 256, 1), (512, 512, 1)
+RESNET34 = [
+    ([4, 8, 12, 16], [A, B, E, C]),
+    ([5, 8, 12, 16], [A, B, E, C]),
+    ([6, 9, 12, 16], [A, B, E, C]),
+    ([6, 10, 13, 16], [A, B, E, C]),
+    ([7, 10, 13, 16], [D, B, E, C]),
+    ([8, 10, 13, 16], [B, E, E, C]),
+    ([8, 11, 14, 16], [B, E, C, F]),
+    ([9, 12, 14, 16], [B, E, C, F]),
+    ([10, 12, 14, 16], [E, E, C, F]),
+    ([11, 12, 14, 16], [E, E, C, F]),
+    ([12, 13, 14, 16], [E, E, C, F]),
+    ([12, 14, 15, 16], [E, C, F, F]),
+    ([13, 14, 15, 16], [E, C, F, F]),
+    ([14, 15, 16], [C, F, F]),
+    ([15, 16], [F, F]),
+    ([16], [F]),
+]
+
+
+def test_on_resnet34_auxiliary_networks_are_those_of_the_official_code_for_imagenet():
+    with torch.device("meta"):
+        network = make_network("resnet34", Settings(), 1000, 224)
+    settings = load_recipe("auglocal/imagenet").for_run("auglocal", "resnet34").rule
+    *units, last = units_on_meta("auglocal", network, **settings)
+    assert [(unit.start, unit.stop) for unit in [*units, last]] == [(k, k + 1) for k in range(17)]
+    assert last.objective.classifier is network.head
+    for layer, (unit, (chosen, blocks)) in enumerate(zip(units, RESNET34, strict=True)):
+        assert select("uniform", 17, layer, len(chosen)) == chosen
+        *hidden, pool, flat, linear = unit.objective.classifier
+        convs = [(b.module.conv1, b.module.conv2) for b in hidden]
+        assert [(c.in_channels, c.out_channels, c.stride[0]) for c, _ in convs] == blocks
+        assert all(c.stride == (1, 1) for _, c in convs)
+        assert isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(flat, nn.Flatten)
+        assert (linear.in_features, linear.out_features) == (512, 1000)
+    held = sum(p.numel() for unit in units for p in unit.objective.parameters())
+    assert held == 154_359_936  # counted in that code's modules
 
 
 @pytest.mark.parametrize(
