@@ -108,7 +108,7 @@ class RunSpec:
         words = []
         for key, value in sorted(self._own_settings().items()):
             if isinstance(value, bool):
-                words.append(key)
+                words.append(key if value else f"no_{key}")
             elif isinstance(value, str):
                 words.append(value.replace("/", "-").replace(" ", "_"))
             elif key in ("depth", "multiplier"):

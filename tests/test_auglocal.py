@@ -10,13 +10,22 @@ from locbench.commands import judged_claims
 from locbench.errors import UserError
 from locbench.frames import frame
 from locbench.paths import runs_dir
-from locbench.recipes import SGD, Crop, EpochCosine, Schedule, load_recipe, recipe_from_dict
+from locbench.recipes import (
+    SGD,
+    Crop,
+    EpochCosine,
+    ResizedCrop,
+    Schedule,
+    load_recipe,
+    recipe_from_dict,
+)
 from locbench.records import Store
 from locbench.reproduce import Options, make_plan
 from locbench.runs import plan_training
 from locbench.tables import load_table
 
-CIFAR, SVHN, STL = (f"auglocal/{name}" for name in ("cifar10", "svhn", "stl10"))
+NAMES = ("cifar10", "svhn", "stl10", "imagenet")
+CIFAR, SVHN, STL, IMAGENET = (f"auglocal/{name}" for name in NAMES)
 DATA = {"name": "cifar10", "version": 1, "checksum": "ab" * 32}
 DATA |= {"classes": 10, "train": 50_000, "test": 10_000}
 
@@ -86,6 +95,33 @@ def test_smoke_is_small_and_small_is_at_least_what_was_asked_of_it():
     assert small.data.train_images >= 10_000 and small.schedule.epochs >= 10
 
 
+def test_imagenet_at_paper_scale_is_the_protocol_of_resnet34_in_the_official_code():
+    recipe = load_recipe(IMAGENET)
+    assert (recipe.data.name, recipe.data.resolution) == ("imagenet", 224)
+    assert recipe.augmentation == ResizedCrop(interpolation="bilinear") and recipe.gives == "label"
+    assert recipe.optimizer == SGD(lr=0.4, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    assert recipe.schedule == EpochCosine(epochs=200, warmup_epochs=0)
+    assert recipe.training.batch == 1024 and recipe.network.stem == "imagenet"
+
+
+def test_auglocal_on_imagenet_has_one_depth_and_no_joint_layers():
+    assert load_recipe(IMAGENET).for_run("bp", "resnet34").rule == {}
+    settings = {"decay": 0.0, "joint": False}
+    assert load_recipe(IMAGENET).for_run("auglocal", "resnet50").rule == settings
+    assert load_recipe(IMAGENET).for_run("auglocal", "resnet34").rule == settings | {"depth": 5}
+    assert "auglocal-resnet34-d5-no_joint-" in spec(network="resnet34", recipe=IMAGENET).id
+
+
+def test_coco_is_fine_tuned_with_adamw_and_mmdets_own_heads():
+    paper, smoke = (load_recipe("auglocal/coco", scale).detection for scale in ("paper", "smoke"))
+    assert (paper.optimizer, paper.lr, paper.weight_decay) == ("adamw", 1e-4, 0.05)
+    assert (paper.data, paper.batch, paper.epochs, paper.milestones) == ("coco", 16, 12, (8, 11))
+    for asked in (paper, smoke):
+        assert (asked.frozen, asked.fixed_norm) == ("first", True)
+        assert (asked.norm, asked.box_head) == ("none", "2fc")
+    assert (smoke.data, smoke.optimizer, smoke.lr) == ("shapes", "adamw", 0.002)
+
+
 # --- forms of a section ----------------------------------------------------------------------
 
 
@@ -132,6 +168,8 @@ def test_mistakes_in_settings_by_rule_are_named(tmp_path, text, words):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+SWAPPED = {"reflect": "zeros", "bicubic": "bilinear", "bilinear": "bicubic"}
+
 # --- ids -------------------------------------------------------------------------------------
 
 
@@ -142,10 +180,18 @@ def test_one_protocol_has_one_id():
     assert spec("infopro").id == spec("infopro", rule__x_first=5.0).id
 
 
-@pytest.mark.parametrize("section", ["augmentation", "optimizer", "schedule"])
-def test_every_value_of_a_form_changes_the_id(section):
-    base = load_recipe(CIFAR)
-    seen = {spec().id}
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        (CIFAR, "augmentation"),
+        (CIFAR, "optimizer"),
+        (CIFAR, "schedule"),
+        (IMAGENET, "augmentation"),
+    ],
+)
+def test_every_value_of_a_form_changes_the_id(name, section):
+    base = load_recipe(name)
+    seen = {spec(recipe=name).id}
     for field in dataclasses.fields(getattr(base, section)):
         value = getattr(getattr(base, section), field.name)
         if field.name == "name":
@@ -153,7 +199,7 @@ def test_every_value_of_a_form_changes_the_id(section):
         if isinstance(value, bool):
             other = not value
         elif isinstance(value, str):
-            other = {"reflect": "zeros", "bicubic": "bilinear"}[value]
+            other = SWAPPED[value]
         elif isinstance(value, tuple):
             other = (*value[:-1], value[-1] / 2)
         else:
@@ -224,6 +270,20 @@ def test_every_cell_of_the_accuracy_tables_has_a_run_of_its_own(name, runs):
     plan = plan_of(name, scale="paper", assume_data=True)
     assert len(plan.runs()) == len(plan.cells) == runs
     assert all(len(planned.specs) == 1 for planned in plan.cells)
+
+
+def test_imagenet_and_coco_share_the_trainings_of_resnet34():
+    """Two trainings fill Table 3's ResNet-34; Table 12 puts a detector on each."""
+    for scale in ("smoke", "paper"):
+        three, twelve = (
+            plan_of(name, scale=scale, assume_data=True).runs() for name in ("table3", "table12")
+        )
+        assert [(s.rule, s.network) for s in three] == [(r, "resnet34") for r in ("bp", "auglocal")]
+        assert [s.kind for s in twelve] == ["train", "detect"] * 2
+        assert [s.id for s in twelve[::2]] == [s.id for s in three]
+        assert [s.parent.id for s in twelve[1::2]] == [s.id for s in three]
+    plan = plan_of("table3", scale="paper", assume_data=True)
+    assert sum(bool(planned.specs) for planned in plan.cells) == 4 < len(plan.cells) == 14
 
 
 def test_tables_share_the_runs_that_are_the_same():

@@ -39,7 +39,7 @@ PINNED = {
     "loco/table8": (32, 0, 0, 0, 0, "8a1322848349cd96"),
     "auglocal/table1": (54, 0, 54, 4721.5, 14.32, "cb26fbf2fd475f79"),
     "auglocal/table2": (12, 0, 12, 1130.22, 1.75, "a0ee348f9e28caed"),
-    "auglocal/table3": (14, 0, 0, 1150.87, 0, "e1d02f253037c093"),
+    "auglocal/table3": (14, 0, 4, 1150.87, 0, "e1d02f253037c093"),
     "auglocal/table4": (9, 5, 0, 345.6, 0, "ab2fd753b7ef52cd"),
     "auglocal/table5": (40, 0, 40, 3564.22, 6.96, "b82295d158b80393"),
     "auglocal/table6": (12, 0, 0, 0, 0, "713a5ce6785ab16a"),
@@ -48,7 +48,7 @@ PINNED = {
     "auglocal/table9": (20, 0, 20, 1762.4, 5.35, "5bbe5f66768cee7e"),
     "auglocal/table10": (7, 0, 7, 633.73, 1.36, "8303dbee21b2d859"),
     "auglocal/table11": (25, 25, 0, 27.63, 0, "c3c5e3a8607bea3f"),
-    "auglocal/table12": (12, 0, 0, 509.5, 0, "f134b901604301b4"),
+    "auglocal/table12": (12, 0, 12, 509.5, 0, "f134b901604301b4"),
     "auglocal/table13": (16, 0, 16, 1495.59, 2.56, "71b3c1219428151c"),
 }
 ALL = {name: load_table(name) for name in PINNED}

@@ -4,11 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+import torchvision.transforms.v2.functional as vision
 from tiny import BATCH, IMAGES, SIDE, tiny_data, tiny_recipe, tiny_trainer
 
 from locbench.data import Split
+from locbench.data.augmentation import ResizedCropAugmentation
+from locbench.data.crop import normalise
 from locbench.errors import UserError
-from locbench.recipes import Crop, EpochCosine, Schedule, Training
+from locbench.recipes import Crop, EpochCosine, ResizedCrop, Schedule, Training
 from locbench.training.feeds import make_feed
 from locbench.training.optimizers import epoch_cosine
 
@@ -48,6 +51,29 @@ def test_a_batch_has_images_their_targets_and_their_pixels():
     for target in batch.targets.unique():
         mine, others = hues[batch.targets == target], hues[batch.targets != target]
         assert torch.cdist(mine, mine).max() < torch.cdist(mine, others).min()
+
+
+def test_labels_can_go_with_resized_crops():
+    """The pixels of a view are what its normalisation starts from, and cropped at that."""
+    aug = ResizedCrop(area=(0.2, 0.3), flip=1.0)
+    feed, data = feed_of(augmentation=aug), tiny_data()
+    batch, images = feed.batch(5), data.train.batch(feed._indices(5))
+    assert torch.equal(batch.targets, data.train.targets[feed._indices(5)])
+    assert batch.pixels.shape == batch.images.shape == (BATCH, 3, SIDE, SIDE)
+    assert batch.pixels.min() >= 0 and batch.pixels.max() <= 1
+    assert torch.equal(batch.images, normalise(batch.pixels, aug))
+    augment = ResizedCropAugmentation(aug, SIDE)
+    draws = (torch.Generator().manual_seed(1) for _ in range(2))
+    pixels, views = (
+        made(images, draw)
+        for made, draw in zip((augment.pixels, augment.views), draws, strict=True)
+    )
+    torch.testing.assert_close(normalise(pixels, aug), views)
+    crops = augment.draw(BATCH, SIDE, SIDE, torch.Generator().manual_seed(1)).crops
+    box = (crops.top[0], crops.left[0], crops.height[0], crops.width[0])
+    cut = vision.crop(images[:1].float() / 255, *map(int, box))
+    whole = vision.resize(cut, [SIDE, SIDE], vision.InterpolationMode.BILINEAR, antialias=True)
+    torch.testing.assert_close(pixels[:1], whole.flip(3), rtol=0, atol=1e-5)
 
 
 def test_draws_depend_on_seed_and_step_alone():
