@@ -115,8 +115,8 @@ RULES = Registry(
 
 NETWORKS = Registry(
     "network",
-    Entry("resnet34", "locbench.networks.resnet:resnet34", "ResNet-34, torchvision's modules"),
     Entry("resnet50", "locbench.networks.resnet:resnet50", "ResNet-50, torchvision's modules"),
+    Entry("resnet34", "locbench.networks.resnet:resnet34", "ResNet-34, torchvision's modules"),
     Entry(
         "shufflenet_v2_50",
         "locbench.networks.shufflenet:shufflenet_v2_50",
