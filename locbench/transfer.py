@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-# The recipe of each word on the command line; Shapes takes COCO's.
+# The recipes of each word on the command line; Shapes takes COCO's. The first is for rules and
+# networks of which no paper has a number; else it is that number's, and so is its pretraining.
 RECIPES = {
-    "coco": "loco/coco",
-    "cityscapes": "loco/cityscapes",
-    "coco-10k": "loco/coco10k",
-    "coco-1k": "loco/coco1k",
-    "shapes": "loco/coco",
+    "coco": ("loco/coco", "auglocal/coco"),
+    "cityscapes": ("loco/cityscapes",),
+    "coco-10k": ("loco/coco10k",),
+    "coco-1k": ("loco/coco1k",),
+    "shapes": ("loco/coco", "auglocal/coco"),
 }
-PRETRAINING = {"views": "loco/imagenet", "label": "loco/supervised"}
+PRETRAINING = {"views": "loco/imagenet", "label": "auglocal/imagenet"}
 FIGURES = ("", "_50", "_75", "_small", "_medium", "_large")
 
 
@@ -98,9 +99,8 @@ def plan(asked: Asked, source: str | None, store: Store, root: Path | None) -> T
 
 
 def _of_rule(asked: Asked, root: Path | None) -> list[RunSpec]:
-    rule = asked.rule or "loco"
-    recipe = _recipe(asked, "views" if rule == UNTRAINED else RULES.entry(rule).learns)
-    network = _network(asked)
+    rule, network = asked.rule or "loco", _network(asked)
+    recipe = _recipe(asked, rule, network)
     if recipe.scale == "paper":
         # What the paper took from elsewhere in the place of a pretraining of its own.
         planner = Planner(Options("paper", data_root=root))
@@ -115,8 +115,9 @@ def _of_rule(asked: Asked, root: Path | None) -> list[RunSpec]:
 
 
 def _of_file(asked: Asked, rule: str, file: tuple[str, str], root: Path | None) -> list[RunSpec]:
-    recipe = _recipe(asked, "views" if rule == runs.FILE else RULES.entry(rule).learns)
-    common = (_network(asked), _seed(asked), _data(recipe, root))
+    network = _network(asked)
+    recipe = _recipe(asked, rule, network)
+    common = (network, _seed(asked), _data(recipe, root))
     return runs.plan_detection(recipe, rule, *common, encoder_file=file)
 
 
@@ -124,7 +125,7 @@ def _of_run(asked: Asked, parent: RunSpec, root: Path | None) -> list[RunSpec]:
     for key in asked.overrides:
         if not key.startswith("detection."):
             raise UserError(f"--set {key}: a detector on a run can only change detection.*")
-    joint = _recipe(replace(asked, scale=parent.scale), "views")
+    joint = _recipe(replace(asked, scale=parent.scale), parent.rule, parent.network)
     recipe = replace(parent.recipe, detection=joint.detection, downstream=joint.downstream)
     common = (parent.network, parent.seed, _data(recipe, root))
     return runs.detectors(recipe, parent.rule, *common, parent=parent)
@@ -145,15 +146,19 @@ def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
     return DETECTION_SETS.get(asked.data).fingerprint(root, asked.test_side)
 
 
-def _recipe(asked: Asked, learns: str) -> Recipe:
-    """A pretraining from what a rule `learns` from, joined with the detection asked for."""
+def _recipe(asked: Asked, rule: str, network: str) -> Recipe:
+    """The pretraining of a rule and network, joined with the detection asked for."""
     settled: dict[str, Any] = {}
     if asked.data == "shapes":
         settled["detection.data"] = "shapes"
     if asked.frozen is not None:
         settled["detection.frozen"] = "all" if asked.frozen else "first"
-    names, scale = (PRETRAINING[learns], RECIPES[asked.data]), asked.scale or "smoke"
-    return load_joint(*names, scale, {**settled, **asked.overrides})
+    learns = "views" if rule in (UNTRAINED, runs.FILE) else RULES.entry(rule).learns
+    names = (PRETRAINING[learns], RECIPES[asked.data][0])
+    for _, cell in _cells(asked.data, rule, network):
+        names = (cell.fill["recipe"], cell.fill["downstream"])
+        break
+    return load_joint(*names, asked.scale or "smoke", {**settled, **asked.overrides})
 
 
 def carry_out(
@@ -222,12 +227,12 @@ def _add(grid: Any, title: str, records: list[Record]) -> None:
 
 def _cells(data: str, rule: str, network: str) -> Iterator[tuple[Table, Cell]]:
     """The published cells of this recipe, rule and network, whatever their epochs."""
-    wanted = (RECIPES[data], rule, network)
     for name in table_names():
         table = load_table(name)
         for cell in table.cells():
             fill = cell.fill or {}
-            if (fill.get("downstream"), fill.get("rule"), fill.get("network")) == wanted:
+            same = (fill.get("rule"), fill.get("network")) == (rule, network)
+            if same and fill.get("downstream") in RECIPES[data]:
                 yield table, cell
 
 

@@ -212,6 +212,21 @@ def test_splits_are_named_and_their_mean_is_shown(tmp_path, capsys):
     assert "12.0 ± 2.8" in mean
 
 
+def test_recipes_are_those_of_the_paper_that_has_the_numbers(tmp_path):
+    [bp] = plan_of(tmp_path, data="coco", rule="bp", network="resnet34").specs
+    assert bp.parent.recipe.name == "auglocal/imagenet" and bp.recipe.detection.lr == 0.002
+    assert "Published (auglocal/table12, BP): AP box 36.3" in published_of(tmp_path, "bp")[0]
+    [bp] = plan_of(tmp_path, data="coco", rule="bp").specs
+    assert bp.parent.recipe.name == "loco/supervised" and bp.recipe.downstream == "coco"
+    [other] = plan_of(tmp_path, data="coco", rule="auglocal").specs
+    assert other.parent.recipe.name == "auglocal/imagenet" and other.recipe.detection.lr == 0.05
+    assert not published_of(tmp_path, "auglocal", "resnet50")
+
+
+def published_of(store: Path, rule: str, network: str = "resnet34") -> list[str]:
+    return plan_of(store, data="coco", rule=rule, network=network).published
+
+
 def test_published_numbers_stand_beside(tmp_path):
     lines = plan_of(tmp_path, data="coco", frozen=True).published
     assert lines[0] == (
