@@ -50,9 +50,12 @@ def describe(spec: RunSpec) -> str:
     what = spec.kind if spec.kind in TRAINED else f"probe ({spec.recipe.probe.profile})"
     if spec.kind == "detect":
         what = f"detect ({' '.join(spec.detection_words)})"
-    depth = "".join(f" {word}" for word in spec.variant) if spec.kind == "train" else ""
+    if spec.kind == "cost":
+        what = "count"
+    told = spec.kind in ("train", "cost")
+    depth = "".join(f" {word}" for word in spec.variant) if told else ""
     protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
-    seed = "" if spec.seed == FIRST_SEED else f", seed {spec.seed}"
+    seed = "" if spec.seed == FIRST_SEED or spec.kind == "cost" else f", seed {spec.seed}"
     return f"{what} {spec.rule}{depth} {spec.network}{protocol}{seed}"
 
 
@@ -63,6 +66,8 @@ def outcome(record: Record) -> str:
     if "ap_box" in record.metrics:
         box, mask = (record.metrics[key]["last"] for key in ("ap_box", "ap_mask"))
         return f"AP box {box:.1f} mask {mask:.1f} %"
+    if record.kind == "cost":
+        return f"{record.metrics['flops (all)']['last']:.2f} G multiply-adds"
     losses = [f"{v['last']:.3f}" for k, v in record.metrics.items() if k.startswith("loss of ")]
     return f"loss {' '.join(losses)}"
 

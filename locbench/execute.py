@@ -6,11 +6,13 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from locbench import processes
 from locbench.console import say
+from locbench.cost.counts import counts
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
 from locbench.errors import RunFailed, UserError
@@ -19,7 +21,8 @@ from locbench.networks import Network, make_network
 from locbench.probe import LinearProbe, calibrate, pixel_baseline
 from locbench.records import Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
-from locbench.runs import RunSpec
+from locbench.rules import build_units
+from locbench.runs import UNTRAINED, RunSpec
 from locbench.training.checkpoints import load_encoder, save_encoder
 from locbench.training.engine import trainable
 from locbench.training.guard import Diverged, pick_device
@@ -44,7 +47,8 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
     if (record := shop.store.finished(spec.id)) is not None:
         return record
     device = pick_device(shop.device)
-    shop.data(spec)  # before there is a record: what is wrong with the data is not the run's fault
+    if spec.kind != "cost":
+        shop.data(spec)  # before there is a record: what is wrong with it is not the run's fault
     shop.store.prepare()
     folder = shop.store.folder(spec.id)
     folder.mkdir(exist_ok=True)
@@ -94,7 +98,7 @@ def _one_line(error: Exception) -> str:
 
 def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
     """A record with status `running`, saved."""
-    found, data, recipe = shop.store.load(spec.id), shop.data(spec), spec.recipe
+    found, recipe = shop.store.load(spec.id), spec.recipe
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     threads = torch.get_num_threads()
     record = Record(
@@ -109,16 +113,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
         recipe_hash=recipe.hash,
         rule={"name": spec.rule, "settings": dict(recipe.rule)},
         network={"name": spec.network, **recipe.as_dict()["network"]},
-        data={
-            "name": data.name,
-            "version": data.version,
-            "checksum": data.checksum,
-            "classes": len(data.classes),
-            "train_images": len(data.train),
-            "test_images": len(data.test),
-            "resolution": recipe.data.resolution,
-            **_drawn(spec),
-        },
+        data=_data_of(spec, shop),
         tags={"epoch": "last", "precision": "float32", "processes": 1},
         environment=environment(device=name, threads=threads),
         created=found.created if found is not None else timestamp(),
@@ -131,13 +126,23 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
     return record
 
 
-def _drawn(spec: RunSpec) -> dict[str, int]:
-    """What a detector uses of its data set: the images of its split, at the size it tests on."""
-    if spec.kind != "detect":
-        return {}
-    asked = spec.recipe.detection
-    drawn = {"train_images": asked.train_images} if asked.train_images else {}
-    return {**drawn, "resolution": asked.test_side}
+def _data_of(spec: RunSpec, shop: Workshop) -> dict[str, Any]:
+    """What a record says of its data; a detector's are those of its split, and at its size."""
+    side = spec.recipe.data.resolution
+    if spec.kind == "cost":
+        return {"classes": spec.fingerprint["classes"], "resolution": side}
+    data, drawn = shop.data(spec), 0
+    if spec.kind == "detect":
+        drawn, side = spec.recipe.detection.train_images, spec.recipe.detection.test_side
+    return {
+        "name": data.name,
+        "version": data.version,
+        "checksum": data.checksum,
+        "classes": len(data.classes),
+        "train_images": drawn or len(data.train),
+        "test_images": len(data.test),
+        "resolution": side,
+    }
 
 
 def _train(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
@@ -385,6 +390,15 @@ def _detect(spec: RunSpec, shop: Workshop, record: Record, device: torch.device)
         _tell_pretraining(shop.store.load(spec.parent.id), record)
 
 
+def _cost(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+    """Multiply-adds, parameters and shares, counted from modules without memory of their own."""
+    asked, classes = spec.recipe, spec.fingerprint["classes"]
+    with torch.device("meta"):
+        network = make_network(spec.network, asked.network, classes, asked.data.resolution)
+        units = [] if spec.rule == UNTRAINED else build_units(spec.rule, network, asked.rule)
+    record.metrics = {name: {"last": value} for name, value in counts(network, units).items()}
+
+
 def follow(group: processes.Group, shop: Workshop) -> None:
     """What the other processes of torchrun do: train and test the detectors that are shared."""
     from locbench.downstream.detect import Detector  # imports mmdet
@@ -405,4 +419,5 @@ KINDS = {
     "probe": _probe,
     "pixels": _pixels,
     "detect": _detect,
+    "cost": _cost,
 }

@@ -37,11 +37,12 @@ def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     cell, published, column = planned.cell, planned.cell.published, planned.cell.column
     records = [store.load(spec.id) for spec in planned.specs]
     done = [r for r in records if r is not None and r.status == "done"]
-    values = [_value(r, column.metric, store) for r in done]
+    values = [_value(r, cell.metric, store) for r in done]
     mean, spread, n = summarize(values) if values else (None, None, 0)
     value = published.value if published is not None else None
     statuses = [s for spec in planned.specs if (s := _status(spec, store)) is not None]
-    decision = _judge(planned, plan.options.scale, statuses, values)
+    scale = planned.specs[0].scale if planned.specs else plan.options.scale
+    decision = _judge(planned, scale, statuses, values)
     numeric = isinstance(value, int | float) and mean is not None
     return {
         **{name: cell.row.labels.get(name) for name in plan.table.label_names},
@@ -56,7 +57,7 @@ def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
         "verdict": decision.name,
         "detail": decision.detail,
         "decoder": done[0].tags.get("decoder") if done else None,
-        "scale": plan.options.scale,
+        "scale": scale,
         "unit": column.unit,
         "decimals": column.decimals,
         "cited": cell.row.cited,

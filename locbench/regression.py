@@ -14,7 +14,7 @@ from locbench.console import say
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
 from locbench.records import Record, Store, environment
-from locbench.reproduce import Options, Plan, make_plan
+from locbench.reproduce import COST, Options, Plan, make_plan
 from locbench.runs import RunSpec, unique
 from locbench.tables import load_table, resolve_name, table_names
 
@@ -52,7 +52,8 @@ def check_report(
 
     Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
     """
-    references = [r for r in checks.reference_store().all() if r.scale == "smoke"]
+    known = checks.reference_store().all()
+    references = [r for r in known if r.scale == "smoke" or r.kind == COST]
     plans, tolerances = smoke_plans(names, references), checks.load_tolerances()
     specs = unique([spec for plan in plans for spec in plan.runs()])
     if names:

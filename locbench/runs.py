@@ -22,14 +22,18 @@ FIRST_SEED = 1234  # of the runs of a cell; further ones count up
 PROBE_VERSION = 1
 PIXELS_VERSION = 1
 DETECTOR_VERSION = 1
+COST_VERSION = 1
 TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule with labels: train
+# How settings that are numbers are told in a run's name, as in the papers.
+LETTERS = {"depth": "d", "multiplier": "m", "decay": "r"}
 # What a probe's images go through; the rest of the augmentation is pretraining's alone.
 PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: a pretraining, a training with labels, a probe, a detector, or pixels' regression.
+    """One run: a pretraining, a training with labels, a probe, a detector, pixels' regression, or
+    a count of what training costs.
 
     `rule` is "untrained" for initial weights and "file" for a file of no known rule. `parent` is
     the pretraining that a probe or detector reads its encoder from; `encoder_file` (path, sha256)
@@ -55,6 +59,9 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, and nothing else (no device, no paths, no dates)."""
         asked = self.recipe.data
+        if self.kind == "cost":  # of no data: only how many classes, and pixels
+            size = {"classes": self.fingerprint["classes"], "resolution": asked.resolution}
+            return {"kind": self.kind, "version": COST_VERSION, "data": size, **self._settings()}
         if self.kind == "detect":
             data = self.fingerprint
             return {"kind": self.kind, "seed": self.seed, "data": data, **self._settings()}
@@ -77,10 +84,15 @@ class RunSpec:
             "version": NETWORKS.entry(self.network).version,
             "settings": recipe["network"],
         }
+        if self.kind == "cost":
+            return {
+                "network": network,
+                **({} if self.rule == UNTRAINED else {"rule": self._rule()}),
+            }
         if self.kind in TRAINED:
             sections = ("augmentation", "optimizer", "schedule", "training")
-            rule = {"name": self.rule, "version": RULES.entry(self.rule).version}
-            rule["settings"] = self._own_settings() if self.kind == "train" else recipe["rule"]
+            rule = self._rule()
+            rule["settings"] = rule["settings"] if self.kind == "train" else recipe["rule"]
             return {"network": network, "rule": rule, **{k: recipe[k] for k in sections}}
         if self.kind == "detect":
             detector = {"version": DETECTOR_VERSION, **recipe["detection"]}
@@ -96,6 +108,10 @@ class RunSpec:
             "view": {k: view[k] for k in PROBE_VIEW} if self.recipe.gives == "views" else view,
         }
 
+    def _rule(self) -> dict[str, Any]:
+        version = RULES.entry(self.rule).version
+        return {"name": self.rule, "version": version, "settings": self._own_settings()}
+
     def _own_settings(self) -> dict[str, Any]:
         """The rule's settings that are not its defaults, in its types: one protocol, one id."""
         known = RULES.entry(self.rule).settings
@@ -104,15 +120,17 @@ class RunSpec:
 
     @property
     def variant(self) -> list[str]:
-        """Words that tell a rule's forms apart for people: d6, sequential, conv3x3, m1.42."""
+        """Words that tell a rule's forms apart for people: d6, r0.9, sequential, conv3x3, m1.42."""
         words = []
+        if self.rule == UNTRAINED:
+            return words
         for key, value in sorted(self._own_settings().items()):
             if isinstance(value, bool):
                 words.append(key if value else f"no_{key}")
             elif isinstance(value, str):
                 words.append(value.replace("/", "-").replace(" ", "_"))
-            elif key in ("depth", "multiplier"):
-                words.append(f"{key[0]}{value:g}")
+            elif key in LETTERS:
+                words.append(f"{LETTERS[key]}{value:g}")
         return words
 
     @property
@@ -147,8 +165,10 @@ class RunSpec:
         parts = [self.kind]
         if self.kind != "pixels":
             parts += [self.rule if self.encoder_file is None else FILE, self.network]
+        if self.kind in ("train", "cost"):
+            parts += self.variant
         if self.kind == "train":
-            parts += [*self.variant, self.fingerprint["name"]]
+            parts.append(self.fingerprint["name"])
         if self.kind == "probe":
             parts.append(self.recipe.probe.profile)
         if self.kind == "detect":
@@ -240,6 +260,15 @@ def detectors(
         )
         for split in range(recipe.detection.splits)
     ]
+
+
+def plan_cost(recipe: Recipe, rule: str, network: str, classes: int) -> RunSpec:
+    """What training `network` with `rule` costs; "untrained": the network alone. Of no seed."""
+    NETWORKS.entry(network)
+    recipe = recipe.for_run(rule, network)
+    if rule != UNTRAINED:
+        check_settings(RULES.entry(rule).settings, rule, recipe.rule)
+    return RunSpec("cost", recipe, rule, network, 0, {"classes": classes})
 
 
 def plan_pixels(recipe: Recipe, fingerprint: dict[str, Any]) -> RunSpec:

@@ -53,7 +53,9 @@ class Report:
         """What the scales of the measured numbers mean, then the footnotes."""
         if self.quiet:
             return list(self.footnotes)
-        scales = [s for s in SCALE_NOTES if s in set(self.frame["scale"])]
+        measured = self.frame[self.frame["measured"].notna()]
+        shown = set((self.frame if measured.empty else measured)["scale"])
+        scales = [s for s in SCALE_NOTES if s in shown]
         return [*(SCALE_NOTES[scale] for scale in scales), *self.footnotes]
 
 

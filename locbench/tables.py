@@ -19,7 +19,17 @@ from locbench.paths import tables_dir
 from locbench.registry import suggest
 
 PAPERS = ("loco", "auglocal")  # in this order; `table1` alone is the first one's
-FILL_KEYS = ("recipe", "downstream", "evaluation", "rule", "network", "weights", "set")
+FILL_KEYS = (
+    "recipe",
+    "downstream",
+    "evaluation",
+    "rule",
+    "network",
+    "weights",
+    "convention",
+    "set",
+)
+COSTS = ("cost", "gpu")  # evaluations: counted anywhere, or measured on a GPU
 MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
 
 
@@ -39,7 +49,7 @@ class Column:
 
     key: str
     label: str
-    metric: str  # the name of the figure in a record
+    metric: str  # the name of the figure in a record; {label} and {convention} are the row's
     unit: str
     decimals: int
     tolerance: float | None = None
@@ -80,6 +90,16 @@ class Cell:
         return self.row.index, self.column.key
 
     @property
+    def metric(self) -> str:
+        """The name of its figure in a record; UserError for a label that the row has not."""
+        known = {**self.row.labels, **(self.fill or {})}
+        try:
+            return self.column.metric.format_map(known)
+        except KeyError as error:
+            key = f"{self.table}: column '{self.column.key}': metric '{self.column.metric}'"
+            raise UserError(f"{key}: row {self.row.index + 1} has no {error}") from None
+
+    @property
     def tolerance(self) -> float | None:
         """The tolerance of this cell in the column's unit, a percentage worked out."""
         percent, published = self.column.tolerance_percent, self.published
@@ -107,11 +127,16 @@ class Table:
     smoke: dict[str, str] = field(default_factory=dict)  # rows and columns run there unless asked
 
     def cells(self) -> Iterator[Cell]:
-        """The cells row by row: those with a published value, or that a run can fill."""
+        """The cells row by row: those with a published value, or that a run can fill.
+
+        What is counted stands beside published numbers alone: a stage of one network may not be
+        there in another.
+        """
         for row in self.rows:
             for column in self.columns:
                 published, fill = row.published.get(column.key), self._fill(row, column)
-                if published is not None or fill is not None:
+                counted = (fill or {}).get("evaluation") in COSTS
+                if published is not None or (fill is not None and not counted):
                     yield Cell(self.name, row, column, published, fill)
 
     def values(self) -> dict[Key, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
@@ -40,14 +41,30 @@ def multiply_adds_of_each(
     operators: Collection[str] = CONV_AND_LINEAR,
 ) -> list[int]:
     """`multiply_adds`, for each module apart."""
-    counts = []
+    return [total(counted, operators) for counted, _ in operations_of_each(modules, shape)]
+
+
+def operations_of_each(
+    modules: nn.Module | Iterable[nn.Module], shape: Sequence[int]
+) -> list[tuple[Counter[str], tuple[int, ...]]]:
+    """Of each module, as for `multiply_adds`: fvcore's counts by operator, and the output's shape.
+
+    The shape is without the batch.
+    """
+    found = []
     features = torch.zeros(1, *shape)
     for module in _chain(modules):
         twin = _twin(module)
-        counts.append(_count(twin, features, operators))
+        counted = _count(twin, features)
         with torch.no_grad():
             features = torch.zeros_like(twin(features))
-    return counts
+        found.append((counted, tuple(features.shape[1:])))
+    return found
+
+
+def total(counted: Counter[str], operators: Collection[str]) -> int:
+    """The multiply-adds of these operators."""
+    return int(sum(counted[name] for name in operators))
 
 
 def _chain(modules: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
@@ -70,8 +87,7 @@ def _twin(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, copied).eval()
 
 
-def _count(module: nn.Module, features: Tensor, operators: Collection[str]) -> int:
+def _count(module: nn.Module, features: Tensor) -> Counter[str]:
     analysis = FlopCountAnalysis(module, features)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    counted = analysis.tracer_warnings("none").by_operator()
-    return int(sum(counted[name] for name in operators))
+    return analysis.tracer_warnings("none").by_operator()

@@ -16,7 +16,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from locbench.errors import RunFailed
 
-SURE = 0.5  # the score from which a detection is drawn
+SURE = 0.3  # the score from which a detection is drawn, as mmdet does
 SIDE = 320  # images that are smaller are enlarged to this, or the names do not fit
 GAP = 8
 
@@ -68,7 +68,10 @@ def annotated(
     raised = torch.stack([m.repeat_interleave(times, 0).repeat_interleave(times, 1) for m in masks])
     image = draw_segmentation_masks(image, raised.bool(), alpha=0.4, colors=colors)
     names = [classes[int(label)] for label in labels]
-    return draw_bounding_boxes(image, boxes * times, names, colors=colors, width=2)
+    return draw_bounding_boxes(
+        image, boxes * times, names, colors=colors, width=2, label_colors="black",
+        label_background_colors=colors, fill_labels=True,
+    )  # fmt: skip
 
 
 def color(label: int) -> tuple[int, int, int]:

@@ -101,6 +101,11 @@ class Contrastive(nn.Module):
         convs = {0: "", 1: "1 conv block + "}.get(conv_blocks, f"{conv_blocks} conv blocks + ")
         self.description = f"{convs}{mlp_layers}-layer MLP"
 
+    @property
+    def head(self) -> nn.Module:
+        """What turns the features into projections."""
+        return self.decoder
+
     def forward(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """features [2N, C, H, W] -> InfoNCE and {"accuracy": positives ranked first}."""
         loss, accuracy = info_nce(self.decoder(features), self.temperature)

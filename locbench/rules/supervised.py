@@ -34,6 +34,11 @@ class Supervised(nn.Module):
         self.further, self.further_weight = further, further_weight
         self.description = description
 
+    @property
+    def head(self) -> nn.Module:
+        """What turns the features into logits."""
+        return self.classifier
+
     def logits(self, features: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, classes]: what the layer alone would answer."""
         return self.classifier(features)

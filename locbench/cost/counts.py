@@ -1,0 +1,74 @@
+"""What a network and a rule's auxiliary networks cost, counted from the built modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from locbench.cost.operations import CONV_AND_LINEAR, operations_of_each, parameters, total
+from locbench.networks.base import Network
+from locbench.training.engine import Unit
+
+GIGA = 1e9
+# What counts as a multiply-add, in fvcore's names of operators. "all": as its own sum has it, batch
+# norm 2 an element and adaptive average pooling 1 an input element; ReLU and additions nothing.
+CONVENTIONS = {
+    "conv+linear": CONV_AND_LINEAR,
+    "all": (*CONV_AND_LINEAR, "batch_norm", "adaptive_avg_pool2d"),
+}
+SHORTCUTS = ("downsample", "shortcut")  # names of the modules beside a residual branch
+
+
+def counts(network: Network, units: Sequence[Unit]) -> dict[str, float]:
+    """Figures by name, of one image of `network.resolution` pixels.
+
+    flops (CONVENTION): multiply-adds in G of the network and of what turns every unit's output
+    into logits or projections; not of InfoPro's reconstruction and PredSim's similarity, which
+    tell nothing in evaluation. encoder_flops (CONVENTION): of the blocks alone.
+    flops_share (CONVENTION) and memory_share of every stage in percent of all, the stem in the
+    first, named as ResNet's: res2, res3, ...: of the encoder's multiply-adds, and of the numbers
+    that the convolutions of residual branches put out (LoCo's Table 6).
+    """
+    side = network.resolution
+    blocks = operations_of_each(network.blocks, (3, side, side))
+    heads = [
+        operations_of_each(unit.objective.head, blocks[unit.stop - 1][1])[0][0] for unit in units
+    ]
+    found: dict[str, float] = {}
+    for name, operators in CONVENTIONS.items():
+        each = [total(counted, operators) for counted, _ in blocks]
+        auxiliary = sum(total(counted, operators) for counted in heads)
+        found[f"encoder_flops ({name})"] = sum(each) / GIGA
+        found[f"flops ({name})"] = (sum(each) + auxiliary) / GIGA
+        found |= _shares(f"flops_share ({name})", network, each)
+    numbers = [
+        branch_outputs(block, shape)
+        for block, (_, shape) in zip(network.blocks, blocks, strict=True)
+    ]
+    found |= _shares("memory_share", network, numbers)
+    found["encoder_parameters"] = parameters(network.blocks)
+    found["auxiliary_parameters"] = parameters([unit.objective for unit in units])
+    return found
+
+
+def branch_outputs(block: nn.Module, shape: Sequence[int]) -> int:
+    """How many numbers the convolutions of a block's residual branch put out for one image.
+
+    Every one counts at the side of the block's output, as LoCo's Table 6 has it. A stem, which has
+    no branch, puts out none.
+    """
+    _, height, width = shape
+    convolutions = [
+        module
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Conv2d) and not any(part in SHORTCUTS for part in name.split("."))
+    ]
+    residual = len(convolutions) > 1
+    return sum(conv.out_channels for conv in convolutions) * height * width if residual else 0
+
+
+def _shares(name: str, network: Network, each: Sequence[int]) -> dict[str, float]:
+    whole = max(1, sum(each))
+    stages = (sum(each[index] for index in stage) for stage in network.stages)
+    return {f"{name} of res{k}": 100 * part / whole for k, part in enumerate(stages, start=2)}
