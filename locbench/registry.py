@@ -117,14 +117,31 @@ NETWORKS = Registry(
     "network",
     Entry("resnet50", "locbench.networks.resnet:resnet50", "ResNet-50, torchvision's modules"),
     Entry("resnet34", "locbench.networks.resnet:resnet34", "ResNet-34, torchvision's modules"),
+    Entry("resnet101", "locbench.networks.resnet:resnet101", "ResNet-101, torchvision's modules"),
     Entry(
         "shufflenet_v2_50",
         "locbench.networks.shufflenet:shufflenet_v2_50",
         "ShuffleNet v2-50 of the ShuffleNet v2 paper's appendix",
     ),
+    Entry(
+        "presnet50",
+        "locbench.networks.presnet:presnet50",
+        "PResNet-50: six stages of about equal cost (LoCo sec. 5.6)",
+    ),
+    Entry(
+        "presnet50_table8",
+        "locbench.networks.presnet:presnet50_table8",
+        "PResNet-50 as LoCo's table 8 prints it, of fewer FLOPs",
+    ),
+    Entry(
+        "presnet50_res4_128",
+        "locbench.networks.presnet:presnet50_res4_128",
+        "PResNet-50 with the width of res4 that LoCo's table 6 implies",
+    ),
     Entry("resnet32", "locbench.networks.resnet_cifar:resnet32", "ResNet-32 for small images"),
     Entry("resnet110", "locbench.networks.resnet_cifar:resnet110", "ResNet-110 for small images"),
     Entry("vgg19", "locbench.networks.vgg:vgg19", "VGG-19 with batch norm, for small images"),
+    Entry("vgg13", "locbench.networks.vgg:vgg13", "VGG-13 with batch norm, for ImageNet"),
     Entry(
         "mobilenet_v2",
         "locbench.networks.mobilenet:mobilenet_v2",

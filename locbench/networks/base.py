@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from itertools import accumulate
 from typing import TypeVar
 
@@ -12,7 +13,8 @@ from locbench import recipes
 from locbench.errors import UserError
 from locbench.registry import suggest
 
-Kind = Callable[[int, int, int], nn.Module]  # (in_channels, out_channels, stride) -> module
+Stride = int | Fraction
+Kind = Callable[[int, int, Stride], nn.Module]  # (in_channels, out_channels, stride) -> module
 
 STEMS = ("imagenet", "small")
 
@@ -22,11 +24,12 @@ Part = TypeVar("Part", bound=nn.Module)
 class Block(nn.Module):
     """A part of a network that is trained on its own, and that can make others of its kind.
 
-    `stride` is the factor by which the block divides the height and the width of its input.
+    `stride` is the factor by which the block divides the height and the width of its input: a
+    fraction where it interpolates.
     """
 
     def __init__(
-        self, module: nn.Module, in_channels: int, out_channels: int, stride: int, kind: Kind
+        self, module: nn.Module, in_channels: int, out_channels: int, stride: Stride, kind: Kind
     ) -> None:
         super().__init__()
         self.module = module
@@ -36,11 +39,11 @@ class Block(nn.Module):
         self.kind = kind
 
     @classmethod
-    def make(cls, kind: Kind, in_channels: int, out_channels: int, stride: int) -> Block:
+    def make(cls, kind: Kind, in_channels: int, out_channels: int, stride: Stride) -> Block:
         """A block of this kind with fresh weights."""
         return cls(kind(in_channels, out_channels, stride), in_channels, out_channels, stride, kind)
 
-    def like(self, in_channels: int, out_channels: int, stride: int) -> Block:
+    def like(self, in_channels: int, out_channels: int, stride: Stride) -> Block:
         """A block of the same kind with weights of its own: what auxiliary networks are built of.
 
         A stem, and a closing 1x1 convolution, make a block of the kind the network is built of.
@@ -156,7 +159,7 @@ class Network(nn.Module):
 
 
 def make_stage(
-    kind: Kind, in_channels: int, out_channels: int, stride: int, depth: int
+    kind: Kind, in_channels: int, out_channels: int, stride: Stride, depth: int
 ) -> list[Block]:
     """`depth` blocks of one kind, of which the first changes width and resolution."""
     first = Block.make(kind, in_channels, out_channels, stride)

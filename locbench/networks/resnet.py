@@ -19,7 +19,7 @@ from locbench.networks.base import (
     scaled,
 )
 
-DEPTHS = (3, 4, 6, 3)
+DEPTHS, DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 PLANES = (64, 128, 256, 512)
 
 
@@ -40,12 +40,27 @@ def resnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
     return _resnet(settings, bottleneck, Bottleneck.expansion, num_classes)
 
 
-def _resnet(settings: recipes.Network, kind: Kind, expansion: int, num_classes: int) -> Network:
+def resnet101(settings: recipes.Network, num_classes: int = 1000) -> Network:
+    """ResNet-101: 34 blocks (stem, 33 bottlenecks) in four stages of 3, 4, 23 and 3.
+
+    Its batch norms all start from scale 1, as in torchvision and in the AugLocal code; otherwise
+    as `resnet50`.
+    """
+    return _resnet(settings, plain_bottleneck, Bottleneck.expansion, num_classes, DEPTHS_101)
+
+
+def _resnet(
+    settings: recipes.Network,
+    kind: Kind,
+    expansion: int,
+    num_classes: int,
+    published: tuple[int, ...] = DEPTHS,
+) -> Network:
     """Stages of blocks of one kind, `expansion` times as wide as the planes of their stage."""
     check_settings(settings)
-    depths = [settings.blocks or depth for depth in DEPTHS]
+    depths = [settings.blocks or depth for depth in published]
     planes = [scaled(channels, settings.width, multiple=8) for channels in PLANES]
-    parts = _stem_parts(planes[0], small=settings.stem == "small")
+    parts = stem_parts(planes[0], small=settings.stem == "small")
     stem = nn.Sequential(*parts.values())
     blocks = [Block(stem, 3, planes[0], 1 if settings.stem == "small" else 4, kind)]
     for number, (depth, channels) in enumerate(zip(depths, planes, strict=True), start=1):
@@ -85,6 +100,13 @@ def bottleneck(in_channels: int, out_channels: int, stride: int) -> Bottleneck:
     return block
 
 
+def plain_bottleneck(in_channels: int, out_channels: int, stride: int) -> Bottleneck:
+    """As `bottleneck`, with a scale of one on the last batch norm too."""
+    block = bottleneck(in_channels, out_channels, stride)
+    nn.init.ones_(block.bn3.weight)
+    return block
+
+
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     """The shortcut of a residual block: 1x1 convolution and batch norm; None where shapes agree."""
     if stride == 1 and in_channels == out_channels:
@@ -93,7 +115,8 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
-def _stem_parts(channels: int, small: bool) -> dict[str, nn.Module]:
+def stem_parts(channels: int, small: bool) -> dict[str, nn.Module]:
+    """7x7 convolution of stride 2, batch norm, ReLU, max-pooling; small: 3x3 of stride 1, none."""
     size, stride = (3, 1) if small else (7, 2)
     conv = he_normal(nn.Conv2d(3, channels, size, stride, padding=size // 2, bias=False))
     parts = {"conv1": conv, "bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}

@@ -1,4 +1,4 @@
-"""VGG-19 with batch norm for small images, one convolution a block (AugLocal sec. 4.2)."""
+"""VGG with batch norm, one convolution a block: 19 for small images, 13 for ImageNet (AugLocal)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 from locbench import recipes
 from locbench.networks.base import (
     Block,
+    Kind,
     Network,
     check_settings,
     consecutive,
@@ -20,8 +21,9 @@ from locbench.networks.base import (
     scaled,
 )
 
-DEPTHS = (2, 2, 4, 4, 4)
+DEPTHS, DEPTHS_13 = (2, 2, 4, 4, 4), (2, 2, 2, 2, 2)
 WIDTHS = (64, 128, 256, 512, 512)
+HIDDEN, GRID, DROPOUT = 4096, 7, 0.5  # of VGG-13's classifier
 
 
 def vgg19(settings: recipes.Network, num_classes: int = 10) -> Network:
@@ -34,20 +36,51 @@ def vgg19(settings: recipes.Network, num_classes: int = 10) -> Network:
     convolution is 3x3, whatever settings.stem says. Raises UserError for settings that no network
     can have.
     """
+    stages = _stages(settings, convolution, DEPTHS)
+    fc = nn.Linear(stages[-1][-1].out_channels, num_classes)
+    head = nn.Sequential(_pool(), *pooled_classifier(fc))
+    return _network(stages, fc, head, num_classes)
+
+
+def vgg13(settings: recipes.Network, num_classes: int = 1000) -> Network:
+    """VGG-13: 10 convolutions in five stages, max-pooling, and three linear layers on 7x7 maps.
+
+    In the form for ImageNet: the hidden layers are 4096 wide, with dropout, and the map is averaged
+    to 7x7 whatever the size of the image. `settings.width` multiplies their width as well, and
+    `settings.blocks` is the number of convolutions in each stage (0: 2). Otherwise as `vgg19`; the
+    weights of linear layers start from N(0, 0.01) and all biases from 0, as in the AugLocal code.
+    """
+    stages = _stages(settings, zero_biased, DEPTHS_13)
+    hidden = scaled(HIDDEN, settings.width, multiple=8)
+    steps: list[nn.Module] = []
+    for width in (stages[-1][-1].out_channels * GRID**2, hidden):
+        steps += [nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Dropout(DROPOUT)]
+    fc = nn.Sequential(*steps, nn.Linear(hidden, num_classes))
+    for linear in fc[::3]:
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+    head = nn.Sequential(_pool(), nn.AdaptiveAvgPool2d(GRID), nn.Flatten(), fc)
+    return _network(stages, fc, head, num_classes)
+
+
+def _stages(settings: recipes.Network, kind: Kind, depths: tuple[int, ...]) -> list[list[Block]]:
+    """Convolutions as wide as published; UserError for settings that no network can have."""
     check_settings(settings)
-    depths = [settings.blocks or depth for depth in DEPTHS]
-    parts: dict[str, nn.Module] = {}
-    blocks: list[Block] = []
-    for number, (depth, channels) in enumerate(zip(depths, WIDTHS, strict=True), start=1):
+    stages: list[list[Block]] = []
+    for depth, channels in zip(depths, WIDTHS, strict=True):
         width = scaled(channels, settings.width, multiple=8)
-        in_channels, stride = (blocks[-1].out_channels, 2) if blocks else (3, 1)
-        stage = make_stage(convolution, in_channels, width, stride, depth)
-        parts[f"stage{number}"] = joined(stage)
-        blocks += stage
-    parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
-    head = nn.Sequential(_pool(), *pooled_classifier(parts["fc"]))
-    taps = last_at_each_size(blocks)
-    return Network(parts, blocks, consecutive(depths), taps, head, num_classes)
+        in_channels, stride = (stages[-1][-1].out_channels, 2) if stages else (3, 1)
+        stages.append(make_stage(kind, in_channels, width, stride, settings.blocks or depth))
+    return stages
+
+
+def _network(
+    stages: list[list[Block]], fc: nn.Module, head: nn.Module, num_classes: int
+) -> Network:
+    parts = {f"stage{number}": joined(stage) for number, stage in enumerate(stages, start=1)}
+    blocks = [block for stage in stages for block in stage]
+    ranges, taps = consecutive(map(len, stages)), last_at_each_size(blocks)
+    return Network({**parts, "fc": fc}, blocks, ranges, taps, head, num_classes)
 
 
 def convolution(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -65,6 +98,13 @@ def convolution(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
     steps["bn"] = nn.BatchNorm2d(out_channels)
     steps["relu"] = nn.ReLU(inplace=True)
     return he_normal(nn.Sequential(steps))
+
+
+def zero_biased(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """As `convolution`, its bias zero at the start."""
+    block = convolution(in_channels, out_channels, stride)
+    nn.init.zeros_(block.conv.bias)
+    return block
 
 
 def _pool() -> nn.MaxPool2d:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log2
+from fractions import Fraction
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -126,14 +127,16 @@ class Auxiliary:
 def carried_strides(network: Network, layer: int, chosen: Sequence[int]) -> list[int]:
     """The stride of each chosen layer, 1 or 2: one halving of the resolution at a time.
 
+    Where the network shrinks its maps by less (PResNet-50), one is due when they make up a half.
+
     On ResNets these are the official code's, which goes by widths; on other networks they are our
     reading of it (for VGG on ImageNet that code does not halve between two groups of one width).
     """
-    strides, position, due = [], layer, 0
+    strides, position, due = [], layer, Fraction(1)
     for index in chosen:
-        due += sum(int(log2(block.stride)) for block in network.blocks[position + 1 : index + 1])
-        strides.append(2 if due else 1)
-        due, position = max(0, due - 1), index
+        due *= prod(block.stride for block in network.blocks[position + 1 : index + 1])
+        strides.append(2 if due >= 2 else 1)
+        due, position = due / strides[-1], index
     return strides
 
 
