@@ -115,8 +115,14 @@ def largest_by_block(network: Network, gradients: dict[nn.Parameter, Tensor]) ->
     ]
 
 
+LEAST = {"depth": 2}  # of settings that are 0 where they are not asked for
+
+
 def variations(rule: str) -> list[dict[str, Any]]:
-    """A rule's defaults, then each of its settings changed by itself: counts + 1, numbers x 2."""
+    """A rule's defaults, then each of its settings changed by itself: counts + 1, numbers x 2.
+
+    A count is at least what the rule takes: AugLocal's depth counts the classifier.
+    """
     found: list[dict[str, Any]] = [{}]
     for parameter in inspect.signature(RULES.get(rule)).parameters.values():
         default = parameter.default
@@ -125,7 +131,8 @@ def variations(rule: str) -> list[dict[str, Any]]:
         if isinstance(default, bool):
             changed: bool | int | float = not default
         else:
-            changed = default + 1 if isinstance(default, int) else 2 * default
+            least = LEAST.get(parameter.name, 0)
+            changed = max(default + 1, least) if isinstance(default, int) else 2 * default
         found.append({parameter.name: changed})
     return found
 
