@@ -29,22 +29,25 @@ def auglocal(
     selection: str = "uniform",
     layer: str = "block",
     multiplier: float = 1.0,
+    halving: str = "stride",
+    classifier: str = "linear",
     reconstruction: bool = False,
 ) -> list[Unit]:
     """One unit a block; the last `depth` blocks and the classifier are one where `joint`.
 
-    `selection`, `layer`, `multiplier`: see `Auxiliary` (Tables 5 and 10). `reconstruction` adds
-    InfoPro's loss to the cross-entropy (Table 13).
+    `selection`, `layer`, `multiplier`: see `Auxiliary` (Tables 5 and 10); so `halving` and
+    `classifier`, which are others for VGG-13 on ImageNet. `reconstruction` adds InfoPro's loss to
+    the cross-entropy (Table 13).
     """
     counts = hidden_layers(len(network.blocks), depth, decay, joint)
-    auxiliary = Auxiliary(selection, layer, multiplier)
+    auxiliary = Auxiliary(selection, layer, multiplier, halving, classifier)
 
     def objective(index: int, ratio: float) -> Supervised:
-        classifier, text = auxiliary.build(network, index, counts[index], norm=joint)
+        found, text = auxiliary.build(network, index, counts[index], norm=joint)
         if not reconstruction:
-            return Supervised(classifier, text)
+            return Supervised(found, text)
         further = Reconstruction(network.widths[index])
         weight = linear(*RECONSTRUCTION, ratio)
-        return Supervised(classifier, f"{text}, decoder", 1.0, further, weight)
+        return Supervised(found, f"{text}, decoder", 1.0, further, weight)
 
     return local_units(network, objective, joint=len(network.blocks) - len(counts))

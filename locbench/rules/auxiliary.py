@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -20,6 +21,8 @@ from locbench.registry import suggest
 from locbench.rules.supervised import pooled
 
 SELECTIONS = ("uniform", "sequential", "repetitive", "repetitive s2")
+HALVINGS, CLASSIFIERS = ("stride", "width"), ("linear", "mlp")
+MLP = 512  # the features and hidden neurons of the classifier "mlp"
 LAYERS = {"block": 0, "conv1x1": 1, "conv3x3": 3}  # the side of a convolution's kernel
 
 
@@ -69,19 +72,29 @@ class Auxiliary:
     repeats the layer at its own width, with the down-sampling of the uniform selection.
     layer: what the selected layers are made of: blocks of their kind, or plain convolutions.
     multiplier: of the widths, where layers are convolutions.
+    halving: of the resolution, see `carried_strides` and, for "width", `width_strides`.
+    classifier: of pooled features, or VGG-13's "mlp" on ImageNet (see there).
     """
 
     selection: str = "uniform"
     layer: str = "block"
     multiplier: float = 1.0
+    halving: str = "stride"
+    classifier: str = "linear"
+
+    def __post_init__(self) -> None:
+        for key, known in (("halving", HALVINGS), ("classifier", CLASSIFIERS)):
+            if (value := getattr(self, key)) not in known:
+                raise UserError(f"rule.{key} = '{value}'{suggest(value, known)}")
 
     def build(
         self, network: Network, layer: int, count: int, norm: bool = True
     ) -> tuple[nn.Sequential, str]:
         """The auxiliary network of a block with `count` hidden layers, and its description.
 
-        With one hidden layer there is a batch norm before the classifier if `norm`, as in the code
-        for small images (the paper's Table 6 does not show it, the code for ImageNet has none).
+        With one hidden layer there is a batch norm before the linear classifier if `norm`, as in
+        the code for small images (the paper's Table 6 does not show it, the code for ImageNet has
+        none).
 
         A halving of the resolution that the network makes between two selected layers is made by
         the next layer, one at a time; what is left over is carried to the layer after it.
@@ -90,15 +103,20 @@ class Auxiliary:
         total = len(network.blocks)
         chosen = select(selection.removesuffix(" s2"), total, layer, count)
         path = select("uniform", total, layer, count) if selection.endswith(" s2") else chosen
-        strides = carried_strides(network, layer, path)
+        halvings = carried_strides if self.halving == "stride" else width_strides
+        strides = halvings(network, layer, path)
         hidden, width = [], network.widths[layer]
         for index, stride in zip(chosen, strides, strict=True):
             wider = self._width(network.widths[index])
             hidden.append(self._layer(network, index, width, wider, stride))
             width = wider
-        classifier = pooled(width, network.num_classes, norm=norm and count <= 1)
+        if self.classifier == "mlp":
+            classifier, top = mlp(network.num_classes), "3 linear"
+        else:
+            top = "linear"
+            classifier = pooled(width, network.num_classes, norm=norm and count <= 1)
         kind = "block" if self.layer == "block" else self.layer.replace("conv", "conv ")
-        text = f"{len(hidden)} {kind}{'' if len(hidden) == 1 else 's'} + linear"
+        text = f"{len(hidden)} {kind}{'' if len(hidden) == 1 else 's'} + {top}"
         return nn.Sequential(*hidden, *classifier), text
 
     def _selection_at(self, stage: int, stages: int) -> str:
@@ -130,7 +148,7 @@ def carried_strides(network: Network, layer: int, chosen: Sequence[int]) -> list
     Where the network shrinks its maps by less (PResNet-50), one is due when they make up a half.
 
     On ResNets these are the official code's, which goes by widths; on other networks they are our
-    reading of it (for VGG on ImageNet that code does not halve between two groups of one width).
+    reading of it (for VGG on ImageNet that code has `width_strides`).
     """
     strides, position, due = [], layer, Fraction(1)
     for index in chosen:
@@ -138,6 +156,31 @@ def carried_strides(network: Network, layer: int, chosen: Sequence[int]) -> list
         strides.append(2 if due >= 2 else 1)
         due, position = due / strides[-1], index
     return strides
+
+
+def width_strides(network: Network, layer: int, chosen: Sequence[int]) -> list[int]:
+    """The stride of each chosen layer: 2 where its width is not that before it, however it differs.
+
+    So the official code does it for VGG-13 on ImageNet, by max-pooling: between the two stages of
+    512 channels it does not halve.
+    """
+    widths = [network.widths[index] for index in (layer, *chosen)]
+    return [1 if here == before else 2 for before, here in pairwise(widths)]
+
+
+def mlp(num_classes: int) -> nn.Sequential:
+    """[B, C, H, W] -> [B, num_classes]: the classifier of VGG-13's auxiliary networks on ImageNet.
+
+    The flattened map is averaged to 512 values, whatever its size; two hidden layers of as many
+    neurons with batch norm and ReLU, where the network's own has 4096.
+    """
+    hidden = [
+        layer
+        for _ in range(2)
+        for layer in (nn.Linear(MLP, MLP), nn.BatchNorm1d(MLP), nn.ReLU(inplace=True))
+    ]
+    pool = nn.AdaptiveAvgPool1d(MLP)
+    return nn.Sequential(nn.Flatten(), pool, *hidden, nn.Linear(MLP, num_classes))
 
 
 class FullPixel(nn.Conv2d):

@@ -21,13 +21,23 @@ QUARTER, POOLED = 4, 2  # the side is divided by the one, and then at most the o
 
 
 def dgl(
-    network: Network, *, depth: int = 0, decay: float = 0.5, multiplier: float = 1.0
+    network: Network,
+    *,
+    depth: int = 0,
+    decay: float = 0.5,
+    multiplier: float = 1.0,
+    by_width: bool = False,
 ) -> list[Unit]:
-    """One unit a block: MLP-SR auxiliary networks, or scaled ones of the given depth."""
-    sides = network.sides()
+    """One unit a block: MLP-SR auxiliary networks, or scaled ones of the given depth.
+
+    `by_width`: their first pooling is that of the first block as wide, as in the AugLocal code for
+    VGG-13 on ImageNet, whose last stage is as wide as the one before it.
+    """
+    sides, widths = network.sides(), network.widths
 
     def own(index: int) -> tuple[nn.Module, str]:
-        classifier = mlp_sr(network.widths[index], sides[index], network.num_classes)
+        side = sides[widths.index(widths[index]) if by_width else index]
+        classifier = mlp_sr(widths[index], side, network.num_classes)
         return classifier, f"{CONVS} conv 1x1s + {LINEARS + 1} linear"
 
     build, joint = scaled_or(own, network, depth, decay, multiplier)
