@@ -109,6 +109,10 @@ def test_auglocal_on_imagenet_has_one_depth_and_no_joint_layers():
     settings = {"decay": 0.0, "joint": False}
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet50").rule == settings
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet34").rule == settings | {"depth": 5}
+    assert load_recipe(IMAGENET).for_run("auglocal", "resnet101").rule == settings | {"depth": 4}
+    own = {"depth": 6, "halving": "width", "classifier": "mlp"}
+    assert load_recipe(IMAGENET).for_run("auglocal", "vgg13").rule == settings | own
+    assert load_recipe(IMAGENET).for_run("dgl", "vgg13").rule == {"by_width": True}
     assert "auglocal-resnet34-d5-no_joint-" in spec(network="resnet34", recipe=IMAGENET).id
 
 
