@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from locbench.cost.operations import multiply_adds, multiply_adds_of_each, parameters
-from locbench.networks.resnet import resnet34, resnet50
+from locbench.networks.resnet import resnet34, resnet50, resnet101
 from locbench.networks.shufflenet import shufflenet_v2_50
 from locbench.recipes import Network as Settings
 
@@ -68,6 +68,14 @@ def test_resnet34_has_the_published_size():
     assert parameters(network) == 21_797_672  # torchvision's documentation
     counted = multiply_adds([*network.blocks, network.head], IMAGE)
     assert counted == 3_663_761_408  # 3.664 G, torchvision's 3.66
+
+
+def test_resnet101_has_the_published_size():
+    with torch.device("meta"):
+        network = resnet101(Settings())
+    assert parameters(network) == 44_549_160  # torchvision's documentation
+    counted = multiply_adds([*network.blocks, network.head], IMAGE)
+    assert counted == 7_801_405_440  # torchvision's 7.80
 
 
 def test_resnet50_splits_over_the_stages_as_in_table_6(resnet, resnet_counts):

@@ -14,11 +14,9 @@ from locbench.registry import NETWORKS
 
 TINY = Settings(width=0.125, blocks=1, stem="small")
 PUBLISHED = Settings()
-IMAGENET = (
-    "resnet34",
-    "resnet50",
-    "shufflenet_v2_50",
-)  # with a stem for large images, and one for small
+PRESNETS = ("presnet50", "presnet50_table8", "presnet50_res4_128")
+# With a stem for large images, and one for small.
+IMAGENET = ("resnet34", "resnet50", "resnet101", "shufflenet_v2_50", *PRESNETS)
 
 
 def build(name: str, settings: Settings = TINY, seed: int = 0, classes: int = 10) -> Network:
@@ -79,7 +77,8 @@ def test_taps_are_the_maps_a_feature_pyramid_reads(name):
     shapes = shapes_of(network, 224)
     sides = [shapes[tap][-1] for tap in network.taps]
     first = 56 if name in IMAGENET else 224 // network.blocks[0].stride
-    assert sides == [first // 2**level for level in range(len(sides))]
+    halved = [first // 2**level for level in range(len(sides))]
+    assert sides == ([56, 36, 24, 16, 12, 8] if name in PRESNETS else halved)
     assert sides[-1] == shapes[-1][-1]
     # Each is the last of its resolution, but for a closing 1x1 convolution.
     following = [shapes[tap + 1][-1] for tap in network.taps[:-1]]
@@ -125,9 +124,10 @@ def test_features_run_no_block_above_the_highest_asked_for(name):
 
 def test_like_makes_fresh_blocks_of_the_networks_kind(name):
     network = build(name)
-    usual = type(network.blocks[1].module)
     for index in (0, 1, len(network.blocks) - 1):
         block = network.blocks[index]
+        first = max(1, network.stages[network.stage_of(index)].start)
+        usual = type(network.blocks[first].module)
         made = block.like(block.out_channels, 16, 2)
         assert isinstance(made, Block)
         assert isinstance(made.module, usual)
@@ -175,10 +175,11 @@ def test_moving_the_network_moves_its_blocks(name):
 def test_encoder_state_leaves_out_the_head_alone(name):
     network = build(name)
     encoder = network.encoder_state_dict()
-    assert set(network.state_dict()) - set(encoder) == {"fc.weight", "fc.bias"}
+    classifier = {key for key in network.state_dict() if key.startswith("fc.")}
+    assert classifier and set(network.state_dict()) - set(encoder) == classifier
     other = build(name, seed=1)
     result = other.load_state_dict(encoder, strict=False)
-    assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
+    assert set(result.missing_keys) == classifier
     assert not result.unexpected_keys
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(network.eval().encode(images), other.eval().encode(images))

@@ -1,13 +1,13 @@
-"""ResNet-34 and ResNet-50 are torchvision's, in keys, outputs and shapes."""
+"""ResNet-34, ResNet-50 and ResNet-101 are torchvision's, in keys, outputs and shapes."""
 
 import pytest
 import torch
 import torchvision
 
-from locbench.networks.resnet import basic, bottleneck, resnet34, resnet50
+from locbench.networks.resnet import basic, bottleneck, resnet34, resnet50, resnet101
 from locbench.recipes import Network as Settings
 
-BUILDS = pytest.mark.parametrize("build", [resnet34, resnet50])
+BUILDS = pytest.mark.parametrize("build", [resnet34, resnet50, resnet101])
 
 
 def theirs_of(build) -> torch.nn.Module:
@@ -48,7 +48,15 @@ def test_layout_is_that_of_the_papers(build, expansion):
     assert [k for k, block in enumerate(network.blocks) if block.stride > 1] == [0, 4, 8, 14]
 
 
-@pytest.mark.parametrize(("build", "expansion"), [(resnet34, 1), (resnet50, 4)])
+def test_resnet101_has_23_blocks_in_its_third_stage():
+    with torch.device("meta"):
+        network = resnet101(Settings())
+    assert network.stages == (range(0, 4), range(4, 8), range(8, 31), range(31, 34))
+    assert network.taps == (3, 7, 30, 33)
+    assert network.widths == (64, *[256] * 3, *[512] * 4, *[1024] * 23, *[2048] * 3)
+
+
+@pytest.mark.parametrize(("build", "expansion"), [(resnet34, 1), (resnet50, 4), (resnet101, 4)])
 def test_blocks_gives_as_many_blocks_to_every_stage(build, expansion):
     with torch.device("meta"):
         network = build(Settings(blocks=2, width=0.25, stem="small"))
@@ -80,13 +88,14 @@ def test_the_stride_is_on_the_three_by_three():
 
 
 def test_a_fresh_branch_adds_nothing_where_it_is_a_bottlenecks():
-    """As SimCLR's code starts; torchvision's and the AugLocal code's ResNet-34 does not."""
+    """As SimCLR's code starts; torchvision's and the AugLocal code's ResNets do not."""
     torch.manual_seed(0)
     features = torch.rand(2, 16, 8, 8)
     assert torch.equal(bottleneck(16, 16, 1)(features), features)
     assert not torch.equal(basic(16, 16, 1)(features), features)
-    norms = [m for m in resnet34(Settings(width=0.125)).modules() if hasattr(m, "running_var")]
-    assert len(norms) == 36 and all((norm.weight == 1).all() for norm in norms)
+    for build, count in ((resnet34, 36), (resnet101, 104)):
+        norms = [m for m in build(Settings(width=0.125)).modules() if hasattr(m, "running_var")]
+        assert len(norms) == count and all((norm.weight == 1).all() for norm in norms)
 
 
 @BUILDS

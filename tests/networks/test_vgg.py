@@ -1,10 +1,12 @@
-"""VGG-19: one convolution a block, and max-pooling at the entry of the block above."""
+"""VGG-19 and VGG-13: one convolution a block, and max-pooling at the entry of the block above."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 
-from locbench.networks.vgg import convolution, vgg19
+from locbench.cost.operations import multiply_adds, parameters
+from locbench.networks.vgg import convolution, vgg13, vgg19
 from locbench.recipes import Network as Settings
 
 POOLING = (2, 4, 8, 12)  # the blocks that begin with a pooling: after convolutions 2, 4, 8 and 12
@@ -68,3 +70,49 @@ def test_settings_give_as_many_convolutions_to_every_stage():
         network = vgg19(Settings(blocks=1, width=0.25))
     assert network.stages == tuple(range(k, k + 1) for k in range(5))
     assert network.widths == (16, 32, 64, 128, 128)
+
+
+# --- VGG-13 ----------------------------------------------------------------------------------
+
+
+def test_vgg13_has_ten_local_layers_and_the_published_size():
+    with torch.device("meta"):
+        network, theirs = vgg13(Settings()), torchvision.models.vgg13_bn()
+    assert network.stages == tuple(range(k, k + 2) for k in range(0, 10, 2))
+    assert network.widths == (*[64] * 2, *[128] * 2, *[256] * 2, *[512] * 4)
+    assert parameters(network) == parameters(theirs) == 133_053_736
+    counted = multiply_adds([*network.blocks, network.head], (3, 224, 224))
+    assert counted == 11_308_466_176  # 11.31 G, torchvision's documentation
+    network.resolution = 224
+    assert network.sides() == [side for side in (224, 112, 56, 28, 14) for _ in range(2)]
+
+
+def test_vgg13_is_torchvisions_network():
+    """With the same weights: at a quarter of the width, of which torchvision has none built."""
+    torch.manual_seed(0)
+    ours = vgg13(Settings(width=0.25), num_classes=10)
+    features = torchvision.models.vgg.make_layers(
+        [16, 16, "M", 32, 32, "M", 64, 64, "M", 128, 128, "M", 128, 128, "M"], batch_norm=True
+    )
+    theirs = torchvision.models.VGG(features, num_classes=10)
+    theirs.classifier = torch.nn.Sequential(
+        *(torch.nn.Linear(128 * 49, 1024), torch.nn.ReLU(True), torch.nn.Dropout(0.5)),
+        *(torch.nn.Linear(1024, 1024), torch.nn.ReLU(True), torch.nn.Dropout(0.5)),
+        torch.nn.Linear(1024, 10),
+    )
+    ours(torch.rand(4, 3, 64, 64))  # statistics other than 0 and 1
+    weights = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)
+    theirs.load_state_dict(dict(weights))
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
+
+
+def test_vgg13_drops_half_of_both_hidden_layers_and_starts_as_in_the_code():
+    network = vgg13(Settings(width=0.125), num_classes=10)
+    fc = network.head[-1]
+    assert [part.p for part in fc if isinstance(part, torch.nn.Dropout)] == [0.5, 0.5]
+    for linear in fc[:-1:3]:
+        assert abs(linear.weight.std() / 0.01 - 1) < 0.05 and not linear.bias.any()
+    made = network.blocks[2].like(16, 32, 1)
+    for block in (*network.blocks, made):
+        assert not block.module.conv.bias.any()

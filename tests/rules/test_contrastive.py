@@ -178,7 +178,7 @@ def test_locos_conv_block_is_of_the_networks_kind_and_halves_the_map(network):
         decoder = Decoder(block, conv_blocks=1, mlp_layers=2, dimension=128)
         (conv,) = decoder.convs
         assert isinstance(conv, Block)
-        assert type(conv.module) is type(network.blocks[1].module)
+        assert type(conv.module) is type(network.blocks[max(1, stage.start)].module)
         width = block.out_channels
         assert (conv.in_channels, conv.out_channels, conv.stride) == (width, width, 2)
         assert decoder.mlp.linear1.in_features == decoder.mlp.linear1.out_features == width
