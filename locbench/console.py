@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from locbench import processes
-from locbench.runs import FIRST_SEED, TRAINED
+from locbench.runs import COUNTED, FIRST_SEED, TRAINED
 
 if TYPE_CHECKING:
     from locbench.records import Record
@@ -50,12 +50,12 @@ def describe(spec: RunSpec) -> str:
     what = spec.kind if spec.kind in TRAINED else f"probe ({spec.recipe.probe.profile})"
     if spec.kind == "detect":
         what = f"detect ({' '.join(spec.detection_words)})"
-    if spec.kind == "cost":
-        what = "count"
-    told = spec.kind in ("train", "cost")
+    if spec.kind in COUNTED:
+        what = {"cost": "count operations,", "trace": "trace a step,"}[spec.kind]
+    told = spec.kind in ("train", *COUNTED)
     depth = "".join(f" {word}" for word in spec.variant) if told else ""
     protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
-    seed = "" if spec.seed == FIRST_SEED or spec.kind == "cost" else f", seed {spec.seed}"
+    seed = "" if spec.seed == FIRST_SEED or spec.kind in COUNTED else f", seed {spec.seed}"
     return f"{what} {spec.rule}{depth} {spec.network}{protocol}{seed}"
 
 
@@ -66,6 +66,8 @@ def outcome(record: Record) -> str:
     if "ap_box" in record.metrics:
         box, mask = (record.metrics[key]["last"] for key in ("ap_box", "ap_mask"))
         return f"AP box {box:.1f} mask {mask:.1f} %"
+    if record.kind == "trace":
+        return f"{record.metrics['saved_gigabytes']['last']:.2f} GB saved"
     if record.kind == "cost":
         return f"{record.metrics['flops (all)']['last']:.2f} G multiply-adds"
     losses = [f"{v['last']:.3f}" for k, v in record.metrics.items() if k.startswith("loss of ")]

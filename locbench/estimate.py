@@ -11,7 +11,7 @@ from locbench.downstream.size import added_parameters
 from locbench.paths import results_dir
 from locbench.recipes import Network
 from locbench.records import Record, Store
-from locbench.runs import TRAINED, RunSpec
+from locbench.runs import COUNTED, TRAINED, RunSpec
 from locbench.sections import Detection
 
 RECORD_BYTES = 20_000
@@ -61,7 +61,7 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
     Like is a run of the same kind with the same network and size: its time is scaled by images,
     epochs and pixels. `build` allows to build the network (which imports torch) to count.
     """
-    if spec.kind == "cost":
+    if spec.kind in COUNTED:
         return Estimate(COUNTING_S, RECORD_BYTES, 0, "a count of one of the largest")
     size = _size(spec, known, build)
     kept, working = RECORD_BYTES, 0

@@ -12,9 +12,10 @@ import torch
 
 from locbench import processes
 from locbench.console import say
-from locbench.cost.counts import counts
+from locbench.cost.counts import GIGA, counts
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
+from locbench.cost.traced import saved_step
 from locbench.errors import RunFailed, UserError
 from locbench.locks import alone
 from locbench.networks import Network, make_network
@@ -22,7 +23,7 @@ from locbench.probe import LinearProbe, calibrate, pixel_baseline
 from locbench.records import Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import build_units
-from locbench.runs import UNTRAINED, RunSpec
+from locbench.runs import COUNTED, UNTRAINED, RunSpec
 from locbench.training.checkpoints import load_encoder, save_encoder
 from locbench.training.engine import trainable
 from locbench.training.guard import Diverged, pick_device
@@ -47,7 +48,7 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
     if (record := shop.store.finished(spec.id)) is not None:
         return record
     device = pick_device(shop.device)
-    if spec.kind != "cost":
+    if spec.kind not in COUNTED:
         shop.data(spec)  # before there is a record: what is wrong with it is not the run's fault
     shop.store.prepare()
     folder = shop.store.folder(spec.id)
@@ -129,7 +130,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
 def _data_of(spec: RunSpec, shop: Workshop) -> dict[str, Any]:
     """What a record says of its data; a detector's are those of its split, and at its size."""
     side = spec.recipe.data.resolution
-    if spec.kind == "cost":
+    if spec.kind in COUNTED:
         return {"classes": spec.fingerprint["classes"], "resolution": side}
     data, drawn = shop.data(spec), 0
     if spec.kind == "detect":
@@ -399,6 +400,16 @@ def _cost(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -
     record.metrics = {name: {"last": value} for name, value in counts(network, units).items()}
 
 
+def _trace(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+    """Bytes that autograd keeps of one step at their peak, and how many times fewer than over."""
+    classes = spec.fingerprint["classes"]
+    saved = saved_step(spec.recipe, spec.rule, spec.network, classes)
+    record.metrics = {"saved_gigabytes": {"last": saved.peak / GIGA}}
+    if spec.parent is not None:
+        over = shop.store.load(spec.parent.id).metrics["saved_gigabytes"]["last"]
+        record.metrics["memory_saving"] = {"last": over * GIGA / saved.peak}
+
+
 def follow(group: processes.Group, shop: Workshop) -> None:
     """What the other processes of torchrun do: train and test the detectors that are shared."""
     from locbench.downstream.detect import Detector  # imports mmdet
@@ -420,4 +431,5 @@ KINDS = {
     "pixels": _pixels,
     "detect": _detect,
     "cost": _cost,
+    "trace": _trace,
 }

@@ -24,7 +24,7 @@ from locbench.paths import write_atomic
 from locbench.registry import suggest
 
 SCHEMA = 1
-KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost")
+KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost", "trace")
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")

@@ -14,8 +14,8 @@ from locbench.console import say
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
 from locbench.records import Record, Store, environment
-from locbench.reproduce import COST, Options, Plan, make_plan
-from locbench.runs import RunSpec, unique
+from locbench.reproduce import Options, Plan, make_plan
+from locbench.runs import COUNTED, RunSpec, unique
 from locbench.tables import load_table, resolve_name, table_names
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def check_report(
     Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
     """
     known = checks.reference_store().all()
-    references = [r for r in known if r.scale == "smoke" or r.kind == COST]
+    references = [r for r in known if r.scale == "smoke" or r.kind in COUNTED]
     plans, tolerances = smoke_plans(names, references), checks.load_tolerances()
     specs = unique([spec for plan in plans for spec in plan.runs()])
     if names:

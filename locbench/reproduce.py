@@ -16,8 +16,8 @@ from locbench.errors import RunFailed, UserError
 from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
-from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
-from locbench.tables import COSTS, Cell, Table
+from locbench.runs import COUNTED, FIRST_SEED, UNTRAINED, RunSpec
+from locbench.tables import Cell, Table
 from locbench.workshop import Workshop
 
 # What the data sets of published protocols hold. Other data is no ground for a verdict; and a dry
@@ -33,7 +33,6 @@ PUBLISHED_DATA = {
     },
 }
 PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
-COST = COSTS[0]  # needs no training, and so no scale
 # Where torchvision's own loading puts what it downloads.
 TORCH_HUB = Path("~/.cache/torch/hub/checkpoints")
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
@@ -116,13 +115,15 @@ def _detection_cell(
 
 def _cost_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner) -> list[RunSpec]:
     classes = recipe.data.classes or PUBLISHED_DATA[recipe.data.name]["classes"]
-    return [runs.plan_cost(recipe, fill["rule"], fill["network"], classes)]
+    names = (fill["rule"], fill["network"], classes, fill.get("over", ""))
+    return [runs.plan_cost(fill["evaluation"], recipe, *names)]
 
 
 EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
     "probe": _probe_cell,  # a linear probe of what the rule pretrained
     "accuracy": _accuracy_cell,  # test accuracy of the classifier that the rule trained
-    COST: _cost_cell,  # what training costs, counted: at every scale that of the paper
+    "cost": _cost_cell,  # multiply-adds and parameters, counted: at every scale the paper's
+    "trace": _cost_cell,  # bytes that autograd keeps of a step, likewise
     "detection": _detection_cell,  # Mask R-CNN's average precision on what the rule pretrained
 }
 
@@ -149,7 +150,7 @@ class Planner:
     def recipe(self, fill: dict[str, Any], overrides: dict[str, Any]) -> Recipe:
         """The fill's recipe, with the [detection] of the one that it names as `downstream`."""
         cell, names = fill.get("set", {}), (fill["recipe"], fill.get("downstream"))
-        scale = "paper" if fill["evaluation"] == COST else self.options.scale
+        scale = "paper" if fill["evaluation"] in COUNTED else self.options.scale
         key = repr((names, scale, sorted(cell.items()), sorted(overrides.items())))
         if key not in self._recipes:
             self._recipes[key] = load_joint(*names, scale, overrides, cell)
@@ -212,7 +213,7 @@ class Planner:
             return PlannedCell(cell, ())
         fill = cell.fill
         recipe = self.recipe(fill, self.options.overrides)
-        seeds = range(1 if fill["evaluation"] == COST else self.options.seeds)
+        seeds = range(1 if fill["evaluation"] in COUNTED else self.options.seeds)
         make = EVALUATIONS[fill["evaluation"]]
         specs = tuple(run for k in seeds for run in make(fill, recipe, FIRST_SEED + k, self))
         return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, specs[0])))
@@ -227,7 +228,7 @@ class Planner:
             for key, value in changed[section].items()
             if value != plain[section].get(key)
         ]
-        for run in [] if spec.kind == COST else spec.with_ancestors():
+        for run in [] if spec.kind in COUNTED else spec.with_ancestors():
             asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
             found += other_data(run.fingerprint, asked)
         return list(dict.fromkeys(found))

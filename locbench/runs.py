@@ -23,6 +23,7 @@ PROBE_VERSION = 1
 PIXELS_VERSION = 1
 DETECTOR_VERSION = 1
 COST_VERSION = 1
+COUNTED = ("cost", "trace")  # kinds of runs that need neither data nor training
 TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule with labels: train
 # How settings that are numbers are told in a run's name, as in the papers.
 LETTERS = {"depth": "d", "multiplier": "m", "decay": "r"}
@@ -59,7 +60,7 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, and nothing else (no device, no paths, no dates)."""
         asked = self.recipe.data
-        if self.kind == "cost":  # of no data: only how many classes, and pixels
+        if self.kind in COUNTED:  # of no data: only how many classes, and pixels
             size = {"classes": self.fingerprint["classes"], "resolution": asked.resolution}
             return {"kind": self.kind, "version": COST_VERSION, "data": size, **self._settings()}
         if self.kind == "detect":
@@ -84,11 +85,11 @@ class RunSpec:
             "version": NETWORKS.entry(self.network).version,
             "settings": recipe["network"],
         }
-        if self.kind == "cost":
-            return {
-                "network": network,
-                **({} if self.rule == UNTRAINED else {"rule": self._rule()}),
-            }
+        if self.kind in COUNTED:
+            own = {} if self.rule == UNTRAINED else {"rule": self._rule()}
+            traced = {"batch": self.recipe.training.batch} if self.kind == "trace" else {}
+            over = {"over": self.parent.id} if self.parent is not None else {}
+            return {"network": network, **own, **traced, **over}
         if self.kind in TRAINED:
             sections = ("augmentation", "optimizer", "schedule", "training")
             rule = self._rule()
@@ -165,7 +166,7 @@ class RunSpec:
         parts = [self.kind]
         if self.kind != "pixels":
             parts += [self.rule if self.encoder_file is None else FILE, self.network]
-        if self.kind in ("train", "cost"):
+        if self.kind in ("train", *COUNTED):
             parts += self.variant
         if self.kind == "train":
             parts.append(self.fingerprint["name"])
@@ -262,13 +263,20 @@ def detectors(
     ]
 
 
-def plan_cost(recipe: Recipe, rule: str, network: str, classes: int) -> RunSpec:
-    """What training `network` with `rule` costs; "untrained": the network alone. Of no seed."""
+def plan_cost(
+    kind: str, recipe: Recipe, rule: str, network: str, classes: int, over: str = ""
+) -> RunSpec:
+    """What training `network` with `rule` costs: operations ("cost") or saved bytes ("trace").
+
+    "untrained" is the network alone, which only has operations. `over` is the rule that bytes are
+    compared with, under the same settings. Of no seed.
+    """
     NETWORKS.entry(network)
-    recipe = recipe.for_run(rule, network)
+    own = recipe.for_run(rule, network)
     if rule != UNTRAINED:
-        check_settings(RULES.entry(rule).settings, rule, recipe.rule)
-    return RunSpec("cost", recipe, rule, network, 0, {"classes": classes})
+        check_settings(RULES.entry(rule).settings, rule, own.rule)
+    parent = plan_cost(kind, recipe, over, network, classes) if over else None
+    return RunSpec(kind, own, rule, network, 0, {"classes": classes}, parent)
 
 
 def plan_pixels(recipe: Recipe, fingerprint: dict[str, Any]) -> RunSpec:

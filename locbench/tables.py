@@ -27,6 +27,7 @@ FILL_KEYS = (
     "network",
     "weights",
     "convention",
+    "over",
     "set",
 )
 COSTS = ("cost", "gpu")  # evaluations: counted anywhere, or measured on a GPU
