@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,23 +15,22 @@ from locbench.cost.counts import GIGA, counts
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
 from locbench.cost.traced import saved_step
+from locbench.encoders import ENCODER, encoder_for, probed_encoder
 from locbench.errors import RunFailed, UserError
 from locbench.locks import alone
 from locbench.networks import Network, make_network
-from locbench.probe import LinearProbe, calibrate, pixel_baseline
+from locbench.probe import LinearProbe, pixel_baseline
 from locbench.records import Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import build_units
 from locbench.runs import COUNTED, UNTRAINED, RunSpec
-from locbench.training.checkpoints import load_encoder, save_encoder
+from locbench.training.checkpoints import save_encoder
 from locbench.training.engine import trainable
 from locbench.training.guard import Diverged, pick_device
 from locbench.training.loop import Trainer
-from locbench.training.seeds import derive
 from locbench.workshop import Progress, Workshop
 
 CHECKPOINT = "checkpoint.pt"
-ENCODER = "encoder.safetensors"
 DETECTOR = "detector.safetensors"
 PICTURES = "pictures"
 NOTE_EVERY_S = 20.0
@@ -235,61 +233,6 @@ def _size(network: Network, spec: RunSpec) -> dict[str, int]:
         "encoder_parameters": parameters(network) - parameters(network.head),
         "encoder_multiply_adds": multiply_adds(network.blocks, (3, side, side)),
     }
-
-
-def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
-    """The network that a probe or detector reads: pretrained, from a file, or untrained.
-
-    UserError where the weights do not fit the network.
-    """
-    data = shop.data(spec)
-    torch.manual_seed(derive(spec.seed, "network"))
-    classes = spec.recipe.data.classes or len(data.classes)
-    network = make_network(spec.network, spec.recipe.network, classes, spec.recipe.data.resolution)
-    network.to(device, memory_format=torch.channels_last)
-    if spec.untrained:
-        return network
-    if spec.parent is None:
-        load_into(network, Path(spec.encoder_file[0]))
-        return network
-    path = shop.store.folder(spec.parent.id) / ENCODER
-    if not path.is_file():
-        raise UserError(
-            f"{path} is gone, though its run is done; delete the folder {path.parent} to pretrain "
-            "it again"
-        )
-    load_into(network, path)
-    return network
-
-
-def probed_encoder(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
-    """The network that a probe reads; an untrained one with batch-norm statistics of the data."""
-    network = encoder_for(spec, shop, device)
-    if spec.untrained:
-        calibrate(network, shop.data(spec).train, spec.recipe, device)
-    return network
-
-
-def load_into(network: Network, path: Path) -> None:
-    """Load an encoder file; every key of the encoder must be there and fit.
-
-    But for batch norm's count of batches, which files of before PyTorch 0.4.1 lack: nothing that
-    is measured reads it.
-    """
-    state = load_encoder(path)
-    head = {k for k in network.state_dict() if k not in network.encoder_state_dict()}
-    state = {k: v for k, v in state.items() if k not in head}
-    want = network.encoder_state_dict()
-    missing = [k for k in want if k not in state and not k.endswith(".num_batches_tracked")]
-    extra = [k for k in state if k not in want]
-    shapes = [k for k in want if k in state and state[k].shape != want[k].shape]
-    for problem, keys in (("lacks", missing), ("has unknown", extra), ("has misshapen", shapes)):
-        if keys:
-            raise UserError(
-                f"{path} does not fit this network: it {problem} {keys[0]} "
-                f"({len(keys)} keys in all); give the network, width and depth it was trained with"
-            )
-    network.load_state_dict(state, strict=False)
 
 
 def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:

@@ -25,6 +25,7 @@ from locbench.checked import (
     merge,
     overlay,
 )
+from locbench.consistency import check_together, check_units
 from locbench.errors import UserError
 from locbench.paths import recipes_dir
 from locbench.records import identity_hash
@@ -158,26 +159,9 @@ def load_joint(
     if found is None:
         raise UserError(f"recipe '{downstream}' has no section [detection]")
     if asked:
-        _check_units(asked, load_recipe(downstream, scale).detection, found)
+        check_units(asked, load_recipe(downstream, scale).detection, found)
     leaf = downstream.removesuffix(".toml").split("/")[-1]
     return dataclasses.replace(recipe, detection=found, downstream=leaf)
-
-
-def _check_units(asked: Mapping[str, Any], own: Detection, found: Detection) -> None:
-    """UserError for overrides of a detector's length that would not mean what they say."""
-    if "detection.split" in asked:
-        raise UserError("override detection.split: every split is a run; set detection.splits")
-    if found.iterations and "detection.epochs" in asked:
-        raise UserError(
-            f"override detection.epochs: detection.iterations = {found.iterations} goes before it; "
-            "set detection.iterations and detection.milestones"
-        )
-    if bool(own.iterations) != bool(found.iterations) and "detection.milestones" not in asked:
-        unit = ("epochs", "iterations") if found.iterations else ("iterations", "epochs")
-        raise UserError(
-            f"override detection.iterations: detection.milestones = {list(own.milestones)} are "
-            f"{unit[0]}; set them too, in {unit[1]}"
-        )
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -369,39 +353,8 @@ def _build(
         sections[section] = build_form(forms, entries, where, section)
     free = {section: dict(values.get(section, {})) for section in FREE}
     recipe = Recipe(name, scale, title, **free, **sections)
-    _check_together(recipe, where)
+    check_together(recipe, where)
     return recipe
-
-
-def _check_together(recipe: Recipe, where: str) -> None:
-    """What one key alone cannot show."""
-    for key in ("area", "aspect", "sigma"):
-        low, high = getattr(recipe.augmentation, key, (0, 0))
-        if low > high:
-            raise UserError(f"{where}: augmentation.{key} must be [low, high], not [{low}, {high}]")
-    for section in (recipe.probe, *([recipe.detection] if recipe.detection else [])):
-        milestones, name = list(section.milestones), type(section).__name__.lower()
-        if milestones != sorted(set(milestones)):
-            raise UserError(f"{where}: {name}.milestones must rise, not {milestones}")
-    if (asked := recipe.detection) is not None:
-        length = asked.iterations or asked.epochs
-        if milestones and milestones[-1] >= length:
-            unit = "iterations" if asked.iterations else "epochs"
-            raise UserError(
-                f"{where}: detection.milestones {milestones} must lie before the end, "
-                f"detection.{unit} = {length}; set both"
-            )
-        if asked.iterations and asked.warmup > asked.iterations:
-            raise UserError(
-                f"{where}: detection.warmup = {asked.warmup} is longer than "
-                f"detection.iterations = {asked.iterations}; set both"
-            )
-    warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
-    if warmup > epochs:
-        raise UserError(
-            f"{where}: schedule.warmup_epochs = {warmup:g} is longer than "
-            f"schedule.epochs = {epochs}; set both"
-        )
 
 
 def _plain(value: Any) -> Any:

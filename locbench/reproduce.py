@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from locbench import runs
+from locbench.cells import Cell
 from locbench.data.fingerprint import fingerprint
 from locbench.data.listing import data_root
 from locbench.data.sources import OFFICIAL
@@ -17,7 +18,7 @@ from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
 from locbench.runs import COUNTED, FIRST_SEED, UNTRAINED, RunSpec
-from locbench.tables import Cell, Table
+from locbench.tables import Table
 from locbench.workshop import Workshop
 
 # What the data sets of published protocols hold. Other data is no ground for a verdict; and a dry

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from locbench.cells import Cell, Column, Published, Row
 from locbench.checked import merge
 from locbench.claims import Claim, Key, build_claim, check_keys, take, take_words
 from locbench.errors import UserError
@@ -32,81 +33,6 @@ FILL_KEYS = (
 )
 COSTS = ("cost", "gpu")  # evaluations: counted anywhere, or measured on a GPU
 MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
-
-
-@dataclass(frozen=True)
-class Published:
-    """What is in print; `ours` where the paper leaves it to the reader and we computed it."""
-
-    value: float | str
-    std: float | None = None
-    n: int | None = None  # runs behind value and std; None where the paper does not say
-    ours: bool = False
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column; a tolerance is in the column's unit, or in percent of the published value."""
-
-    key: str
-    label: str
-    metric: str  # the name of the figure in a record; {label} and {convention} are the row's
-    unit: str
-    decimals: int
-    tolerance: float | None = None
-    higher_is_better: bool | None = None
-    ours: bool = False  # the paper has no such column
-    fill: dict[str, Any] = field(default_factory=dict)
-    tolerance_percent: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row; `inferred` are the labels (or columns) that are our reading, with `reasons`."""
-
-    labels: dict[str, str | int | float]  # a label without a value in this row stays away
-    cited: bool
-    source: str  # where a cited row, or one from outside the printed table, comes from
-    inferred: tuple[str, ...]
-    fill: dict[str, Any]
-    published: dict[str, Published]
-    index: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)
-    sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single cells, by column
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table; `fill` is the run that gives it, None where nothing here does."""
-
-    table: str
-    row: Row
-    column: Column
-    published: Published | None
-    fill: dict[str, Any] | None
-
-    @property
-    def key(self) -> Key:
-        """What claims call this cell: row index and column key."""
-        return self.row.index, self.column.key
-
-    @property
-    def metric(self) -> str:
-        """The name of its figure in a record; UserError for a label that the row has not."""
-        known = {**self.row.labels, **(self.fill or {})}
-        try:
-            return self.column.metric.format_map(known)
-        except KeyError as error:
-            key = f"{self.table}: column '{self.column.key}': metric '{self.column.metric}'"
-            raise UserError(f"{key}: row {self.row.index + 1} has no {error}") from None
-
-    @property
-    def tolerance(self) -> float | None:
-        """The tolerance of this cell in the column's unit, a percentage worked out."""
-        percent, published = self.column.tolerance_percent, self.published
-        if percent is None or published is None or isinstance(published.value, str):
-            return self.column.tolerance
-        return abs(published.value) * percent / 100
 
 
 @dataclass(frozen=True)

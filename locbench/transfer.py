@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locbench import runs
+from locbench.cells import Cell
 from locbench.commands import ENCODER_SUFFIXES, parent_of, set_aside, watched
 from locbench.console import describe
 from locbench.data.fingerprint import fingerprint
@@ -18,7 +19,7 @@ from locbench.records import Record, Store
 from locbench.registry import DETECTION_SETS, NETWORKS, RULES, suggest
 from locbench.reproduce import Options, Planner, failure, other_data
 from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
-from locbench.tables import Cell, Table, load_table, table_names
+from locbench.tables import Table, load_table, table_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

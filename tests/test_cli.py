@@ -10,7 +10,8 @@ import pytest
 import torch
 from fabricate import SETS, call, complaint, fill, image_folder, record
 
-from locbench.execute import CHECKPOINT, ENCODER
+from locbench.encoders import ENCODER
+from locbench.execute import CHECKPOINT
 from locbench.paths import runs_dir
 from locbench.records import Store
 from locbench.reproduce import Options, make_plan

@@ -10,8 +10,9 @@ from filelock import FileLock
 
 from locbench import execute as execution
 from locbench.data.fingerprint import fingerprint
+from locbench.encoders import ENCODER, load_into
 from locbench.errors import RunFailed, UserError
-from locbench.execute import CHECKPOINT, ENCODER, execute
+from locbench.execute import CHECKPOINT, execute
 from locbench.networks import make_network
 from locbench.paths import runs_dir
 from locbench.recipes import Network, load_recipe
@@ -262,9 +263,9 @@ def test_weights_of_before_batch_norm_counted_its_batches_are_taken(tmp_path):
     assert len(old) < len(one.state_dict())
     path = tmp_path / "old.pth"
     torch.save(old, path, _use_new_zipfile_serialization=False)
-    execution.load_into(other, path)
+    load_into(other, path)
     found = other.state_dict()
     assert all(torch.equal(found[key], old[key]) for key in one.encoder_state_dict() if key in old)
     torch.save({k: v for k, v in old.items() if k != "bn1.running_mean"}, path)
     with pytest.raises(UserError, match=r"it lacks bn1\.running_mean \(1 keys in all\)"):
-        execution.load_into(other, path)
+        load_into(other, path)

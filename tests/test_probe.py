@@ -10,8 +10,8 @@ from torch import nn
 from locbench import probe as probing
 from locbench.data import ImageData, Split
 from locbench.data.augmentation import centre
+from locbench.encoders import probed_encoder
 from locbench.errors import RunFailed, UserError
-from locbench.execute import probed_encoder
 from locbench.networks import Block, Network
 from locbench.networks.base import pooled_classifier
 from locbench.probe import (
