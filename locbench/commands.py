@@ -131,6 +131,10 @@ def render(plan: Plan, store: Store, format: str) -> str:
         note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(later)}."
         whole = replace(whole, footnotes=[note])
     beside = cells["published"].isna() & ~cells["cited"]
+    # Nor is there a place in print for what was left out: it is not shown at all.
+    empty = zip(beside & cells["measured"].isna(), plan.cells, strict=True)
+    kept = [not (nothing and planned.later) for nothing, planned in empty]
+    cells, beside = cells[kept], beside[kept]
     console = terminal() if format == "rich" else None
     parts = [replace(whole, frame=cells[~beside])] if not beside.all() else []
     if beside.any():

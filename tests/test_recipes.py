@@ -412,7 +412,9 @@ def test_the_hash_moves_with_every_value_and_with_nothing_else():
         value = changed(getattr(held, key))
         if value is None:  # a choice of one
             continue
-        other = load_recipe(IMAGENET, "smoke", {f"{section}.{key}": value})
+        # A detector of one step has neither a warm-up nor a fall.
+        short = {"detection.milestones": [], "detection.warmup": 0} if key == "iterations" else {}
+        other = load_recipe(IMAGENET, "smoke", {f"{section}.{key}": value, **short})
         assert other.hash not in seen, f"{section}.{key}"
         assert recipe_from_dict(json.loads(json.dumps(other.as_dict())), "here") == other
         seen.add(other.hash)

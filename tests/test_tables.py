@@ -34,8 +34,8 @@ PINNED = {
     "loco/table3": (32, 0, 32, 561.0, 0, "3c54e71074d464df"),
     "loco/table4": (12, 0, 0, 781.4, 0, "b70581db23f3aa08"),
     "loco/table5": (8, 0, 0, 524.1, 0, "804e1eb44438c8b5"),
-    "loco/table6": (22, 0, 0, 408.32, 0, "938db0d188723a19"),
-    "loco/table7": (8, 0, 0, 197.41, 0, "95020dafd7e5cc8f"),
+    "loco/table6": (22, 0, 22, 408.32, 0, "938db0d188723a19"),
+    "loco/table7": (8, 0, 10, 197.41, 0, "95020dafd7e5cc8f"),
     "loco/table8": (32, 0, 0, 0, 0, "8a1322848349cd96"),
     "auglocal/table1": (54, 0, 54, 4721.5, 14.32, "cb26fbf2fd475f79"),
     "auglocal/table2": (12, 0, 12, 1130.22, 1.75, "a0ee348f9e28caed"),
@@ -43,11 +43,11 @@ PINNED = {
     "auglocal/table4": (9, 5, 0, 345.6, 0, "ab2fd753b7ef52cd"),
     "auglocal/table5": (40, 0, 40, 3564.22, 6.96, "b82295d158b80393"),
     "auglocal/table6": (12, 0, 0, 0, 0, "713a5ce6785ab16a"),
-    "auglocal/table7": (39, 0, 0, 2137.41, 2.29, "33bae38cd72b1541"),
+    "auglocal/table7": (39, 0, 49, 2137.41, 2.29, "33bae38cd72b1541"),
     "auglocal/table8": (15, 0, 15, 1410.05, 1.88, "b6467de24bde8176"),
     "auglocal/table9": (20, 0, 20, 1762.4, 5.35, "5bbe5f66768cee7e"),
     "auglocal/table10": (7, 0, 7, 633.73, 1.36, "8303dbee21b2d859"),
-    "auglocal/table11": (25, 25, 0, 27.63, 0, "c3c5e3a8607bea3f"),
+    "auglocal/table11": (25, 0, 25, 27.63, 0, "4e48215c7473f1ba"),
     "auglocal/table12": (12, 0, 12, 509.5, 0, "f134b901604301b4"),
     "auglocal/table13": (16, 0, 16, 1495.59, 2.56, "71b3c1219428151c"),
 }
@@ -101,7 +101,8 @@ def test_every_number_can_be_judged(name: str):
         assert cell.column.metric and cell.column.label
         if not isinstance(cell.published and cell.published.value, str):
             spread = cell.published and cell.published.std
-            assert spread is not None or cell.tolerance is not None, cell.key
+            counted = cell.published is None and cell.column.fill.get("evaluation") == "trace"
+            assert spread is not None or cell.tolerance is not None or counted, cell.key
             assert cell.column.unit, cell.column
     assert table.title and table.caption and f"Table {table.number}" in table.source
     assert "page" not in table.source  # no page was looked up
@@ -143,14 +144,6 @@ def test_our_columns_follow_from_print():
         before = base[row.labels["network"]].published["memory"].value
         saved = 100 * (1 - row.published["memory"].value / before)
         assert row.published["reduction"] == Published(round(saved, 1), ours=True)
-
-    off = [
-        (row.labels["d"], rate)
-        for row in ALL["auglocal/table11"].rows
-        for rate in ("10", "09", "08", "07", "06")
-        if round(row.published[f"recomputed{rate}"].value, 2) != row.published[f"r{rate}"].value
-    ]
-    assert off == [(6, "10")]  # the one cell that the stated convention does not give
 
 
 def test_table1_of_loco_is_filled_by_six_rows_and_two_probes():

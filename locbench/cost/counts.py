@@ -12,10 +12,11 @@ from locbench.training.engine import Unit
 
 GIGA = 1e9
 # What counts as a multiply-add, in fvcore's names of operators. "all": as its own sum has it, batch
-# norm 2 an element and adaptive average pooling 1 an input element; ReLU and additions nothing.
+# norm 2 an element, adaptive average pooling 1 an input element, bilinear interpolation 4 an output
+# element; ReLU and additions nothing.
 CONVENTIONS = {
     "conv+linear": CONV_AND_LINEAR,
-    "all": (*CONV_AND_LINEAR, "batch_norm", "adaptive_avg_pool2d"),
+    "all": (*CONV_AND_LINEAR, "batch_norm", "adaptive_avg_pool2d", "upsample_bilinear2d"),
 }
 SHORTCUTS = ("downsample", "shortcut")  # names of the modules beside a residual branch
 
