@@ -39,7 +39,7 @@ PINNED = {
     "loco/table8": (32, 0, 0, 0, 0, "8a1322848349cd96"),
     "auglocal/table1": (54, 0, 54, 4721.5, 14.32, "cb26fbf2fd475f79"),
     "auglocal/table2": (12, 0, 12, 1130.22, 1.75, "a0ee348f9e28caed"),
-    "auglocal/table3": (14, 0, 4, 1150.87, 0, "e1d02f253037c093"),
+    "auglocal/table3": (14, 0, 14, 1150.87, 0, "e1d02f253037c093"),
     "auglocal/table4": (9, 5, 0, 345.6, 0, "ab2fd753b7ef52cd"),
     "auglocal/table5": (40, 0, 40, 3564.22, 6.96, "b82295d158b80393"),
     "auglocal/table6": (12, 0, 0, 0, 0, "713a5ce6785ab16a"),
