@@ -80,3 +80,14 @@ def test_one_channel_more_in_one_auxiliary_block_fails_the_check(tmp_path, monke
     assert "1.1268 -> 1.12765" in d6
     depths = {line.split("resnet110-")[1].split("-")[0] for line in moved}
     assert depths == {"paper", "d3", "d4", "d5", "d6"}  # d = 2 is the rule's own
+
+
+def test_shares_of_presnet_50():
+    """An independent count (facts, B.8), and the memory column of print."""
+    found = counted("loco/imagenet", "presnet50", 1000)
+    shares = [found[f"flops_share (all) of res{k}"] for k in range(2, 8)]
+    assert shares == pytest.approx([13.48, 14.64, 14.79, 16.63, 20.43, 20.04], abs=5e-3)
+    assert found["encoder_flops (all)"] == pytest.approx(4.162, abs=5e-4)
+    found = counted("loco/imagenet", "presnet50_res4_128", 1000)
+    memory = [found[f"memory_share of res{k}"] for k in range(2, 8)]
+    assert memory == pytest.approx([15.46, 10.96, 19.48, 17.31, 19.48, 17.31], abs=5e-3)
