@@ -100,12 +100,23 @@ def _room(columns: Sequence[Column], width: int) -> tuple[list[str], list[int], 
     count = len(columns)
     short = [SHORT.get(column.head, column.head).replace(" ±", "\n±") for column in columns]
     narrow = _fit(columns, short, width - count + 1)
+    if sum(narrow) + count - 1 > width:
+        short = [_broken(column, head) for column, head in zip(columns, short, strict=True)]
+        narrow = _fit(columns, short, width - count + 1)
     for heads, gap in (([c.head.replace(" ±", "\n±") for c in columns], 1), (short, 1)):
         widths = _fit(columns, heads, width - count * (1 + gap) + 1)
         fits = sum(widths) + count * (1 + gap) - 1 <= width
         if fits and _height(columns, widths) == _height(columns, narrow):
             return heads, widths, gap
     return short, narrow, 0
+
+
+def _broken(column: Column, head: str) -> str:
+    """The head of a column of numbers over several lines, as wide as its numbers or a word."""
+    if not column.numeric:
+        return head
+    room = max(_longest(column.cells, ""), _longest(head.split(), ""))
+    return "\n".join(line for part in head.splitlines() for line in textwrap.wrap(part, room))
 
 
 def _fit(columns: Sequence[Column], heads: Sequence[str], room: int) -> list[int]:

@@ -12,10 +12,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from locbench import commands
+from locbench.check import reference_store
 from locbench.errors import UserError
 from locbench.report import FORMATS, render
+from locbench.reproduce import Options, make_plan
 from locbench.screen import WIDTH
 from locbench.shown import NOTHING, JudgedClaim, Report, as_printed, shown_columns
+from locbench.tables import load_table
 
 
 def line(labels, published, measured=None, n=0, spread=None, **more):
@@ -429,3 +433,11 @@ def test_nothing_heavy_is_imported_with_these_modules():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_table_of_long_heads_fits_a_terminal_of_100_columns():
+    plan = make_plan(load_table("loco/table2"), Options())
+    shown = commands.render(plan, reference_store(), "rich").splitlines()
+    assert max(map(len, shown)) <= 100
+    assert any("LoCo" in line and "(1)" in line for line in shown)
+    assert any("box [%]" in line and "COCO AP box" not in line for line in shown)
