@@ -233,7 +233,8 @@ def plan_detection(
     """
     parent = None
     if rule != UNTRAINED and encoder_file is None:
-        parent = plan_training(replace(recipe, detection=None), rule, network, seed, pretraining)
+        plain = replace(recipe, detection=None, downstream="")
+        parent = plan_training(plain, rule, network, seed, pretraining)
     recipe = recipe.for_run(rule, network)
     return detectors(recipe, rule, network, seed, data, parent, encoder_file)
 

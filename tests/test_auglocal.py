@@ -113,7 +113,7 @@ def test_auglocal_on_imagenet_has_one_depth_and_no_joint_layers():
     own = {"depth": 6, "halving": "width", "classifier": "mlp"}
     assert load_recipe(IMAGENET).for_run("auglocal", "vgg13").rule == settings | own
     assert load_recipe(IMAGENET).for_run("dgl", "vgg13").rule == {"by_width": True}
-    assert "auglocal-resnet34-d5-no_joint-" in spec(network="resnet34", recipe=IMAGENET).id
+    assert "auglocal-resnet34-r0-d5-no_joint-" in spec(network="resnet34", recipe=IMAGENET).id
 
 
 def test_coco_is_fine_tuned_with_adamw_and_mmdets_own_heads():

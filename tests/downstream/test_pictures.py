@@ -79,7 +79,7 @@ def test_what_is_there_and_what_is_surely_found_are_drawn_apart(tmp_path):
     path = tmp_path / "one.jpg"
     Image.new("RGB", (SMALL, SMALL), (100, 100, 100)).save(path, quality=95)
     dog, cat, doubtful = (1, (4, 20, 12, 36)), (0, (22, 22, 34, 38)), (1, (2, 2, 12, 10))
-    model = Finds(found([0.9, 0.3], cat, doubtful))
+    model = Finds(found([0.9, 0.29], cat, doubtful))
     draw(model, a_set(path, dog), CLASSES, tmp_path / "pictures", count=5)
     assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["one.png"]
     for half, (label, (left, top, right, bottom)) in zip(
