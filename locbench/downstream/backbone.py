@@ -71,13 +71,13 @@ def set_statistics(network: Network, batches: Any) -> None:
         norm.momentum = value
 
 
-def strides(network: Network) -> list[int]:
-    """By how much the map at every tap is smaller than the image."""
+def strides(network: Network) -> list[int | float]:
+    """By how much the map at every tap is smaller than the image; PResNet's are not whole."""
     found, total = [], 1
     for index, block in enumerate(network.blocks):
         total *= block.stride
         if index in network.taps:
-            found.append(total)
+            found.append(int(total) if total == int(total) else float(total))
     return found
 
 
