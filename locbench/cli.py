@@ -59,7 +59,10 @@ def main() -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"locbench: {' '.join(message.split())}\n")
+    from locbench import processes
+
+    who = f" (process {processes.rank()})" if processes.rank() else ""
+    sys.stderr.write(f"locbench{who}: {' '.join(message.split())}\n")
     return code
 
 

@@ -65,7 +65,7 @@ def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console
     # Networks have to be built, which takes torch, where no run of their shape can be at hand.
     guesses = [estimate(spec, known, build=plan.options.scale != "smoke") for spec in waiting]
     for name in plan.assumed:
-        say(f"{name} is not here: planned as it was published")
+        say(f"{name} is not here: planned as if it were, as published")
     if as_json:
         planned = zip(waiting, guesses, strict=True)
         out.print_json(json.dumps([{"run": spec.id, **asdict(guess)} for spec, guess in planned]))
@@ -126,8 +126,10 @@ def render(plan: Plan, store: Store, format: str) -> str:
     whole = Report(table.name, table.title, cells, table.label_names, claims=claims, auxiliary=word)
     if format in ("csv", "json"):
         return render_report(whole, format)
+    first = {p.cell.column.label for p in plan.cells if not p.later}
     later = dict.fromkeys(p.cell.column.label for p in plan.cells if p.later)
     if later:
+        later = [label for label in later if label not in first] or ["further rows"]
         note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(later)}."
         whole = replace(whole, footnotes=[note])
     beside = cells["published"].isna() & ~cells["cited"]

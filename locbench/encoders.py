@@ -67,6 +67,7 @@ def load_into(network: Network, path: Path) -> None:
         if keys:
             raise UserError(
                 f"{path} does not fit this network: it {problem} {keys[0]} "
-                f"({len(keys)} keys in all); give the network, width and depth it was trained with"
+                f"({len(keys)} keys in all); give the network it is of and its size, as published: "
+                "--set network.width=1 --set network.blocks=0 --set network.stem=imagenet"
             )
     network.load_state_dict(state, strict=False)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+from locbench.errors import UserError
+
 # A leader may train alone for weeks before there is something to share.
 PATIENCE = timedelta(days=365)
 
@@ -61,7 +63,10 @@ def share(work: Any) -> None:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """The processes of this command, connected: by NCCL where there are GPUs, else by gloo."""
+    """The processes of this command, connected: by NCCL where there are GPUs, else by gloo.
+
+    UserError where they cannot have a GPU each.
+    """
     global _joined
     if world() == 1:
         yield _joined
@@ -71,13 +76,19 @@ def joined(device: str) -> Iterator[Group]:
 
     gpus = device != "cpu" and torch.cuda.is_available()
     if gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= there or device.startswith("cuda:"):
+            raise UserError(
+                f"{world()} processes, {there} GPUs here and --device {device}: start one process "
+                "a GPU, and leave --device out"
+            )
+        torch.cuda.set_device(local)
     dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
     _joined = Group(dist.new_group(backend="gloo", timeout=PATIENCE))
-    try:
-        yield _joined
-    finally:
-        if _joined.leads:
-            _joined.share(None)
-        _joined = Group()
-        dist.destroy_process_group()
+    yield _joined
+    # Not after an error: the others may be waiting for this process in the middle of a step. It
+    # says what went wrong and ends, and torchrun ends them.
+    if _joined.leads:
+        _joined.share(None)
+    _joined = Group()
+    dist.destroy_process_group()

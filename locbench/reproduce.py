@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from locbench import runs
+from locbench import processes, runs
 from locbench.cells import Cell
 from locbench.data.fingerprint import fingerprint
 from locbench.data.listing import data_root
@@ -201,7 +201,8 @@ class Planner:
             if path.is_file():
                 return _as_named(*runs.encoder_file(path))
         if self.options.assume_data:
-            self.assumed.append(fill["weights"])
+            if fill["weights"] not in self.assumed:
+                self.assumed.append(fill["weights"])
             return fill["weights"], ""
         raise UserError(
             f"no {fill['weights']}, which torchvision offers, in {' or '.join(map(str, places))}: "
@@ -364,6 +365,8 @@ def run_all(
         try:
             each(spec, execute_or_load(spec, workshop))
         except RunFailed as error:
+            if processes.world() > 1 and workshop.store.load(spec.id).status != "diverged":
+                raise  # it failed here alone: the other processes wait in the middle of it
             lost.add(spec.id)
             said = str(error)
             lines.append(said if spec.id in said else f"{spec.id}: {said}")

@@ -155,11 +155,14 @@ def _recipe(asked: Asked, rule: str, network: str) -> Recipe:
     if asked.frozen is not None:
         settled["detection.frozen"] = "all" if asked.frozen else "first"
     learns = "views" if rule in (UNTRAINED, runs.FILE) else RULES.entry(rule).learns
-    names = (PRETRAINING[learns], RECIPES[asked.data][0])
+    names, own = (PRETRAINING[learns], RECIPES[asked.data][0]), {}
     for _, cell in _cells(asked.data, rule, network):
         names = (cell.fill["recipe"], cell.fill["downstream"])
+        # Such as Random Init's, of which nothing is frozen.
+        sets = cell.fill.get("set", {}).items()
+        own = {key: value for key, value in sets if key.startswith("detection.")}
         break
-    return load_joint(*names, asked.scale or "smoke", {**settled, **asked.overrides})
+    return load_joint(*names, asked.scale or "smoke", {**settled, **asked.overrides}, own)
 
 
 def carry_out(
@@ -196,6 +199,7 @@ def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Co
 
     heads = ["AP", *(figure.strip("_") for figure in FIGURES[1:])]
     grid = Grid("backbone", "AP [%] of", *heads, box=box.SIMPLE_HEAD, show_edge=False)
+    grid.columns[0].no_wrap = True
     for column in grid.columns[2:]:
         column.justify = "right"
     for specs in (plan.specs, plan.rivals):

@@ -174,6 +174,12 @@ def test_what_changes_nothing_is_no_part_of_a_detectors_identity(tmp_path):
     assert one[0].hash == drawn.hash
 
 
+def test_random_init_is_the_papers(tmp_path):
+    plan = plan_of(tmp_path, data="coco-1k", rule="untrained")
+    assert plan.specs[0].recipe.detection.frozen == "none"
+    assert plan.published[0].startswith("Published (loco/table3, Random Init")
+
+
 def test_other_settings_have_no_published_number(tmp_path):
     plan = plan_of(tmp_path, data="coco", frozen=False)
     assert plan.published == ["No number is published for these settings."]

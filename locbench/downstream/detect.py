@@ -18,7 +18,8 @@ from locbench.downstream import operators
 
 operators.install()
 
-import mmengine  # noqa: E402 - the operators have to be there first
+import mmdet  # noqa: E402 - the operators have to be there first
+import mmengine  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmdet.models.detectors import BaseDetector  # noqa: E402
@@ -130,7 +131,8 @@ class Detector:
         model = MODELS.build({**config.pop("model"), "backbone": backbone})
         if self.machine.processes > 1:
             if self.machine.norm == "SyncBN" and not self.asked.fixed_norm:
-                model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+                for block in network.blocks:  # they hold the modules that are run
+                    torch.nn.SyncBatchNorm.convert_sync_batchnorm(block)
             ids = [torch.cuda.current_device()] if self.machine.device.startswith("cuda") else None
             model = MMDistributedDataParallel(
                 model.to(self.machine.device), device_ids=ids, broadcast_buffers=False
@@ -175,13 +177,21 @@ class Detector:
 
         As pycocotools has them; sizes that no object has are left out.
         """
+        if self.machine.processes > 1:  # each has its share of the images, and BN its own figures
+            for buffer in self.model.buffers():
+                mmengine.dist.broadcast(buffer)
         with quiet(), one_line():
             return self.runner.val()
 
     def tags(self) -> dict[str, Any]:
         """What of the protocol a record says."""
         norm = self.machine.norm_words if self.asked.norm == "sync" else "none"
-        return {"frozen": self.asked.frozen, "norm": norm, "processes": self.machine.processes}
+        own = {"frozen": self.asked.frozen, "norm": norm, "processes": self.machine.processes}
+        return {
+            **own,
+            "mmdet": mmdet.__version__,
+            "operators": "mmcv" if operators.compiled() else "torchvision",
+        }
 
     def weights(self) -> dict[str, Tensor]:
         """All weights of the detector, its backbone's among them."""

@@ -199,6 +199,29 @@ def _check_entries(path: Path, content: dict[str, Any]) -> None:
                 raise UserError(
                     f"{path} is not in COCO's format: {name}[{number}] has no '{gone[0]}'"
                 )
+    images = {image["id"] for image in content["images"]}
+    for number, image in enumerate(content["images"]):
+        if not all(_is_number(image[key]) and image[key] > 0 for key in ("width", "height")):
+            raise UserError(f"{path}: images[{number}]: width and height must be above 0")
+    for number, entry in enumerate(content["annotations"]):
+        if wrong := _wrong(entry, images):
+            raise UserError(f"{path}: annotations[{number}]: {wrong}")
+
+
+def _wrong(entry: dict[str, Any], images: set[Any]) -> str:
+    """What an annotation's values are not; pycocotools would fail on it in the end."""
+    box, shape = entry["bbox"], entry["segmentation"]
+    if entry["image_id"] not in images:
+        return f"image_id {entry['image_id']} is of no image"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return "bbox must be four numbers"
+    if not isinstance(shape, list | dict) or not shape:
+        return "segmentation must be polygons or a run-length code"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _part(images: Path, annotations: Path, content: dict[str, Any], form: str) -> Part:

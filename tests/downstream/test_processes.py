@@ -61,6 +61,24 @@ def test_two_processes_make_one_record(root, tmp_path):
     assert {"detector.safetensors", "pictures"} <= {path.name for path in folder.iterdir()}
 
 
+def test_an_error_in_one_process_ends_all_with_its_line(root, tmp_path):
+    broken = root / "images/3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    words = ["downstream", "coco", "--frozen", "--rule=untrained", "--device=cpu"]
+    words += [f"--data-root={root}", f"--runs={tmp_path / 'runs'}"]
+    words += [f"--set=detection.{key}={value}" for key, value in SETS.items()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "--standalone", "-m", "locbench", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode != 0
+    assert f"{broken} cannot be read as an image" in done.stderr
+
+
 def test_what_one_process_does_says_so():
     done = subprocess.run(
         [sys.executable, "-m", "locbench", "pretrain", "loco/imagenet", "--rule=loco",

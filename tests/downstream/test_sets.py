@@ -202,11 +202,35 @@ def too_small(folder: Path) -> str:
     return rf"{path} has no image to train on: none has objects and sides of at least 32 pixels"
 
 
+def no_segmentation(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["annotations"][0].update(segmentation=[]))
+    return rf"{path}: annotations\[0\]: segmentation must be polygons or a run-length code"
+
+
+def no_box(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["annotations"][0].update(bbox=None))
+    return rf"{path}: annotations\[0\]: bbox must be four numbers"
+
+
+def no_such_image(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["annotations"][0].update(image_id=77))
+    return rf"{path}: annotations\[0\]: image_id 77 is of no image"
+
+
+def no_size(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["images"][1].update(width="40"))
+    return rf"{path}: images\[1\]: width and height must be above 0"
+
+
 @pytest.mark.parametrize(
     "spoil",
-    [missing_annotations, missing_everything, missing_annotations_of_a_slice, no_json, no_coco,
-     too_small, missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos,
-     no_entry],
+    [no_segmentation, no_box, no_such_image, no_size, missing_annotations, missing_everything,
+     missing_annotations_of_a_slice, no_json, no_coco, too_small, missing_image,
+     missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
     words = spoil(write(tmp_path / "coco", COCO.layouts[0]))
