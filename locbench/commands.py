@@ -65,7 +65,7 @@ def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console
     # Networks have to be built, which takes torch, where no run of their shape can be at hand.
     guesses = [estimate(spec, known, build=plan.options.scale != "smoke") for spec in waiting]
     for name in plan.assumed:
-        say(f"{name} is not here: planned as if it were, as published")
+        say(f"{name} is not here: planned as it was published")
     if as_json:
         planned = zip(waiting, guesses, strict=True)
         out.print_json(json.dumps([{"run": spec.id, **asdict(guess)} for spec, guess in planned]))

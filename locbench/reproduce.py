@@ -365,7 +365,8 @@ def run_all(
         try:
             each(spec, execute_or_load(spec, workshop))
         except RunFailed as error:
-            if processes.world() > 1 and workshop.store.load(spec.id).status != "diverged":
+            record = workshop.store.load(spec.id)
+            if processes.world() > 1 and (record is None or record.status != "diverged"):
                 raise  # it failed here alone: the other processes wait in the middle of it
             lost.add(spec.id)
             said = str(error)
