@@ -39,18 +39,22 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_two_processes_make_one_record(root, tmp_path):
+def with_two_processes(root: Path, runs: Path) -> subprocess.CompletedProcess[str]:
     words = ["downstream", "coco", "--frozen", "--rule=untrained", "--device=cpu"]
-    words += [f"--data-root={root}", f"--runs={tmp_path / 'runs'}"]
+    words += [f"--data-root={root}", f"--runs={runs}"]
     words += [f"--set=detection.{key}={value}" for key, value in SETS.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    done = subprocess.run(
+    return subprocess.run(
         [*torchrun, "--standalone", "-m", "locbench", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def test_two_processes_make_one_record(root, tmp_path):
+    done = with_two_processes(root, tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("untrained resnet50") == 2  # the title and the line: printed once
     [record] = list(Store(tmp_path / "runs").readable())
@@ -64,17 +68,7 @@ def test_two_processes_make_one_record(root, tmp_path):
 def test_an_error_in_one_process_ends_all_with_its_line(root, tmp_path):
     broken = root / "images/3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    words = ["downstream", "coco", "--frozen", "--rule=untrained", "--device=cpu"]
-    words += [f"--data-root={root}", f"--runs={tmp_path / 'runs'}"]
-    words += [f"--set=detection.{key}={value}" for key, value in SETS.items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "--standalone", "-m", "locbench", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = with_two_processes(root, tmp_path / "runs")
     assert done.returncode != 0
     assert f"{broken} cannot be read as an image" in done.stderr
 
