@@ -33,6 +33,7 @@ class Column:
     ours: bool = False  # the paper has no such column
     fill: dict[str, Any] = field(default_factory=dict)
     tolerance_percent: float | None = None
+    beside: str = ""  # the column whose printed cells this one, of ours, stands beside
 
 
 @dataclass(frozen=True)

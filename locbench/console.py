@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from locbench import processes
-from locbench.runs import COUNTED, FIRST_SEED, TRAINED
+from locbench.runs import COSTS, FIRST_SEED, MEASURED, TRAINED
 
 if TYPE_CHECKING:
     from locbench.records import Record
@@ -35,6 +35,12 @@ def terminal(stderr: bool = False) -> Console:
 
 
 MOST_LOSSES = 4
+COST_WORDS = {
+    "cost": "count operations,",
+    "trace": "trace a step,",
+    "measure": "measure steps,",
+    "gpu": "measure steps on a GPU,",
+}
 
 
 def say(text: str) -> None:
@@ -50,12 +56,12 @@ def describe(spec: RunSpec) -> str:
     what = spec.kind if spec.kind in TRAINED else f"probe ({spec.recipe.probe.profile})"
     if spec.kind == "detect":
         what = f"detect ({' '.join(spec.detection_words)})"
-    if spec.kind in COUNTED:
-        what = {"cost": "count operations,", "trace": "trace a step,"}[spec.kind]
-    told = spec.kind in ("train", *COUNTED)
+    if spec.kind in COSTS:
+        what = COST_WORDS[spec.kind]
+    told = spec.kind in ("train", *COSTS)
     depth = "".join(f" {word}" for word in spec.variant) if told else ""
     protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
-    seed = "" if spec.seed == FIRST_SEED or spec.kind in COUNTED else f", seed {spec.seed}"
+    seed = "" if spec.seed == FIRST_SEED or spec.kind in COSTS else f", seed {spec.seed}"
     return f"{what} {spec.rule}{depth} {spec.network}{protocol}{seed}"
 
 
@@ -68,6 +74,9 @@ def outcome(record: Record) -> str:
         return f"AP box {box:.1f} mask {mask:.1f} %"
     if record.kind == "trace":
         return f"{record.metrics['saved_gigabytes']['last']:.2f} GB saved"
+    if record.kind in MEASURED:
+        speed, memory = (record.metrics[k]["last"] for k in ("images_per_s", "allocated_gigabytes"))
+        return f"{speed:.1f} images/s, {memory:.2f} GB allocated"
     if record.kind == "cost":
         return f"{record.metrics['flops (all)']['last']:.2f} G multiply-adds"
     losses = [f"{v['last']:.3f}" for k, v in record.metrics.items() if k.startswith("loss of ")]

@@ -11,7 +11,7 @@ from locbench.downstream.size import added_parameters
 from locbench.paths import results_dir
 from locbench.recipes import Network
 from locbench.records import Record, Store
-from locbench.runs import COUNTED, TRAINED, RunSpec
+from locbench.runs import COUNTED, MEASURED, TRAINED, RunSpec
 from locbench.sections import Detection
 
 RECORD_BYTES = 20_000
@@ -23,6 +23,7 @@ CHECKPOINT = 3
 MOMENTS = {"sgd": 1, "adamw": 2}
 # A training step in forward passes: one forward, and a backward of two. Two views an image.
 FORWARDS_A_STEP, VIEWS = 3, 2
+STEPS_MEASURED = 10  # of a rule and, in turns, of what it is compared with
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
     if spec.kind in COUNTED:
         return Estimate(COUNTING_S, RECORD_BYTES, 0, "a count of one of the largest")
     size = _size(spec, known, build)
+    if spec.kind in MEASURED:
+        return _of_measured(spec, size, *_rate(known))
     kept, working = RECORD_BYTES, 0
     if spec.kind in TRAINED:
         encoder = None if size is None else FLOAT_BYTES * size.parameters
@@ -82,6 +85,15 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
         return Estimate(None, kept, working, "nothing like it was measured yet")
     forwards = _forwards(spec.kind, spec.recipe.as_dict(), _images(spec))
     return Estimate(forwards * size.multiply_adds / rate, kept, working, basis, rough=True)
+
+
+def _of_measured(spec: RunSpec, size: Size | None, rate: float | None, basis: str) -> Estimate:
+    """A few steps of the network; of how large a rule's auxiliary networks are it knows nothing."""
+    seconds = None
+    if size is not None and rate is not None:
+        images = STEPS_MEASURED * spec.recipe.training.batch
+        seconds = images * VIEWS * FORWARDS_A_STEP * size.multiply_adds / rate
+    return Estimate(seconds, RECORD_BYTES, 0, basis, rough=True)
 
 
 def _detector_bytes(spec: RunSpec, encoder: Size | None) -> tuple[int | None, int]:

@@ -12,9 +12,10 @@ import torch
 from locbench import processes
 from locbench.console import say
 from locbench.cost.counts import GIGA, counts
+from locbench.cost.measured import Case, measure
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
-from locbench.cost.traced import saved_step
+from locbench.cost.traced import trace
 from locbench.encoders import ENCODER, encoder_for, probed_encoder
 from locbench.errors import RunFailed, UserError
 from locbench.locks import alone
@@ -23,7 +24,7 @@ from locbench.probe import LinearProbe, pixel_baseline
 from locbench.records import Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import build_units
-from locbench.runs import COUNTED, UNTRAINED, RunSpec
+from locbench.runs import COSTS, UNTRAINED, RunSpec
 from locbench.training.checkpoints import save_encoder
 from locbench.training.engine import trainable
 from locbench.training.guard import Diverged, pick_device
@@ -46,7 +47,7 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
     if (record := shop.store.finished(spec.id)) is not None:
         return record
     device = pick_device(shop.device)
-    if spec.kind not in COUNTED:
+    if spec.kind not in COSTS:
         shop.data(spec)  # before there is a record: what is wrong with it is not the run's fault
     shop.store.prepare()
     folder = shop.store.folder(spec.id)
@@ -128,7 +129,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
 def _data_of(spec: RunSpec, shop: Workshop) -> dict[str, Any]:
     """What a record says of its data; a detector's are those of its split, and at its size."""
     side = spec.recipe.data.resolution
-    if spec.kind in COUNTED:
+    if spec.kind in COSTS:
         return {"classes": spec.fingerprint["classes"], "resolution": side}
     data, drawn = shop.data(spec), 0
     if spec.kind == "detect":
@@ -345,12 +346,41 @@ def _cost(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -
 
 def _trace(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Bytes that autograd keeps of one step at their peak, and how many times fewer than over."""
-    classes = spec.fingerprint["classes"]
-    saved = saved_step(spec.recipe, spec.rule, spec.network, classes)
-    record.metrics = {"saved_gigabytes": {"last": saved.peak / GIGA}}
-    if spec.parent is not None:
-        over = shop.store.load(spec.parent.id).metrics["saved_gigabytes"]["last"]
-        record.metrics["memory_saving"] = {"last": over * GIGA / saved.peak}
+    traced = trace(spec.recipe, spec.rule, spec.network, spec.fingerprint["classes"])
+    saved, over = traced.saved_bytes / GIGA, _figure_of_parent(spec, shop, "saved_gigabytes")
+    figures = {
+        "saved_gigabytes": saved,
+        "predicted_gigabytes": traced.peak_bytes / GIGA,
+        "memory_saving": over / saved if over else 1.0,
+        "memory_reduction": 100 * (1 - saved / over) if over else 0.0,
+    }
+    record.metrics = {name: {"last": value} for name, value in figures.items()}
+
+
+def _measure(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
+    """Time and memory of real steps, and those of what they are compared with."""
+    if spec.kind == "gpu" and device.type != "cuda":
+        raise UserError(f"{spec.id} is of a GPU, and there is none: leave its column out")
+    own, over = (
+        None if s is None else Case(s.recipe, s.rule, s.network, s.fingerprint["classes"])
+        for s in (spec, spec.parent)
+    )
+    figures = measure(own, over, str(device))
+    for name in ("allocated_gigabytes", "gpu_memory"):
+        rival = _figure_of_parent(spec, shop, name)
+        if name in figures:
+            reduction = 100 * (1 - figures[name] / rival) if rival else 0.0
+            figures[f"{name.removesuffix('_gigabytes')}_reduction"] = reduction
+    record.metrics = {name: {"last": value} for name, value in figures.items()}
+    record.cost["images_per_s"] = round(figures["images_per_s"], 1)
+
+
+def _figure_of_parent(spec: RunSpec, shop: Workshop, name: str) -> float | None:
+    """A figure of the run that this one is compared with; None where there is none."""
+    if spec.parent is None:
+        return None
+    found = shop.store.load(spec.parent.id).metrics.get(name)
+    return None if found is None else found["last"]
 
 
 def follow(group: processes.Group, shop: Workshop) -> None:
@@ -375,4 +405,6 @@ KINDS = {
     "detect": _detect,
     "cost": _cost,
     "trace": _trace,
+    "measure": _measure,
+    "gpu": _measure,
 }

@@ -17,7 +17,7 @@ from locbench.errors import RunFailed, UserError
 from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
-from locbench.runs import COUNTED, FIRST_SEED, UNTRAINED, RunSpec
+from locbench.runs import COSTS, FIRST_SEED, UNTRAINED, RunSpec
 from locbench.tables import Table
 from locbench.workshop import Workshop
 
@@ -116,8 +116,25 @@ def _detection_cell(
 
 def _cost_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner) -> list[RunSpec]:
     classes = recipe.data.classes or PUBLISHED_DATA[recipe.data.name]["classes"]
-    names = (fill["rule"], fill["network"], classes, fill.get("over", ""))
-    return [runs.plan_cost(fill["evaluation"], recipe, *names)]
+    kind, network = fill["evaluation"], fill["network"]
+    over = None
+    if "over" in fill:
+        rival = fill["over"]["rule"]
+        theirs = planner.recipe(_rival(fill), _known_to(rival, planner.options.overrides))
+        over = runs.plan_cost(kind, theirs, rival, network, classes)
+    return [runs.plan_cost(kind, recipe, fill["rule"], network, classes, over)]
+
+
+def _rival(fill: dict[str, Any]) -> dict[str, Any]:
+    """The fill of what a cost is compared with: all the same but the rule and its settings."""
+    kept = {k: v for k, v in fill.get("set", {}).items() if not k.startswith("rule.")}
+    return {**fill, "set": {**kept, **fill["over"].get("set", {})}}
+
+
+def _known_to(rule: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides without the settings of rules that this one does not have."""
+    known = [f"rule.{key}" for key in RULES.entry(rule).settings]
+    return {k: v for k, v in overrides.items() if k in known or not k.startswith("rule.")}
 
 
 EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
@@ -125,6 +142,8 @@ EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
     "accuracy": _accuracy_cell,  # test accuracy of the classifier that the rule trained
     "cost": _cost_cell,  # multiply-adds and parameters, counted: at every scale the paper's
     "trace": _cost_cell,  # bytes that autograd keeps of a step, likewise
+    "measure": _cost_cell,  # time and memory of steps, measured on this machine
+    "gpu": _cost_cell,  # the same, on a GPU alone
     "detection": _detection_cell,  # Mask R-CNN's average precision on what the rule pretrained
 }
 
@@ -151,7 +170,7 @@ class Planner:
     def recipe(self, fill: dict[str, Any], overrides: dict[str, Any]) -> Recipe:
         """The fill's recipe, with the [detection] of the one that it names as `downstream`."""
         cell, names = fill.get("set", {}), (fill["recipe"], fill.get("downstream"))
-        scale = "paper" if fill["evaluation"] in COUNTED else self.options.scale
+        scale = "paper" if fill["evaluation"] in COSTS else self.options.scale
         key = repr((names, scale, sorted(cell.items()), sorted(overrides.items())))
         if key not in self._recipes:
             self._recipes[key] = load_joint(*names, scale, overrides, cell)
@@ -215,7 +234,7 @@ class Planner:
             return PlannedCell(cell, ())
         fill = cell.fill
         recipe = self.recipe(fill, self.options.overrides)
-        seeds = range(1 if fill["evaluation"] in COUNTED else self.options.seeds)
+        seeds = range(1 if fill["evaluation"] in COSTS else self.options.seeds)
         make = EVALUATIONS[fill["evaluation"]]
         specs = tuple(run for k in seeds for run in make(fill, recipe, FIRST_SEED + k, self))
         return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, specs[0])))
@@ -230,7 +249,7 @@ class Planner:
             for key, value in changed[section].items()
             if value != plain[section].get(key)
         ]
-        for run in [] if spec.kind in COUNTED else spec.with_ancestors():
+        for run in [] if spec.kind in COSTS else spec.with_ancestors():
             asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
             found += other_data(run.fingerprint, asked)
         return list(dict.fromkeys(found))

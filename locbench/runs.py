@@ -22,8 +22,10 @@ FIRST_SEED = 1234  # of the runs of a cell; further ones count up
 PROBE_VERSION = 1
 PIXELS_VERSION = 1
 DETECTOR_VERSION = 1
-COST_VERSION = 1
-COUNTED = ("cost", "trace")  # kinds of runs that need neither data nor training
+COST_VERSIONS = {"cost": 1, "trace": 2, "measure": 1, "gpu": 1}
+COUNTED = ("cost", "trace")  # kinds of runs that give the same on every machine
+MEASURED = ("measure", "gpu")  # kinds that time and weigh steps: on any machine, or on a GPU
+COSTS = (*COUNTED, *MEASURED)  # kinds that need neither data nor training
 TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule with labels: train
 # How settings that are numbers are told in a run's name, as in the papers.
 LETTERS = {"depth": "d", "multiplier": "m", "decay": "r"}
@@ -60,9 +62,10 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, and nothing else (no device, no paths, no dates)."""
         asked = self.recipe.data
-        if self.kind in COUNTED:  # of no data: only how many classes, and pixels
+        if self.kind in COSTS:  # of no data: only how many classes, and pixels
             size = {"classes": self.fingerprint["classes"], "resolution": asked.resolution}
-            return {"kind": self.kind, "version": COST_VERSION, "data": size, **self._settings()}
+            version = COST_VERSIONS[self.kind]
+            return {"kind": self.kind, "version": version, "data": size, **self._settings()}
         if self.kind == "detect":
             data = self.fingerprint
             return {"kind": self.kind, "seed": self.seed, "data": data, **self._settings()}
@@ -85,9 +88,11 @@ class RunSpec:
             "version": NETWORKS.entry(self.network).version,
             "settings": recipe["network"],
         }
-        if self.kind in COUNTED:
+        if self.kind in COSTS:
             own = {} if self.rule == UNTRAINED else {"rule": self._rule()}
-            traced = {"batch": self.recipe.training.batch} if self.kind == "trace" else {}
+            traced = {} if self.kind == "cost" else {"batch": self.recipe.training.batch}
+            if self.kind in MEASURED:
+                traced["optimizer"] = recipe["optimizer"]
             over = {"over": self.parent.id} if self.parent is not None else {}
             return {"network": network, **own, **traced, **over}
         if self.kind in TRAINED:
@@ -166,7 +171,7 @@ class RunSpec:
         parts = [self.kind]
         if self.kind != "pixels":
             parts += [self.rule if self.encoder_file is None else FILE, self.network]
-        if self.kind in ("train", *COUNTED):
+        if self.kind in ("train", *COSTS):
             parts += self.variant
         if self.kind == "train":
             parts.append(self.fingerprint["name"])
@@ -265,19 +270,24 @@ def detectors(
 
 
 def plan_cost(
-    kind: str, recipe: Recipe, rule: str, network: str, classes: int, over: str = ""
+    kind: str,
+    recipe: Recipe,
+    rule: str,
+    network: str,
+    classes: int,
+    over: RunSpec | None = None,
 ) -> RunSpec:
-    """What training `network` with `rule` costs: operations ("cost") or saved bytes ("trace").
+    """What training `network` with `rule` costs: a run of one of COSTS, of no seed.
 
-    "untrained" is the network alone, which only has operations. `over` is the rule that bytes are
-    compared with, under the same settings. Of no seed.
+    "untrained" is the network alone, which only has operations. `over` is the run that bytes and
+    seconds are compared with; itself, and so none, where it is the same.
     """
     NETWORKS.entry(network)
     own = recipe.for_run(rule, network)
     if rule != UNTRAINED:
         check_settings(RULES.entry(rule).settings, rule, own.rule)
-    parent = plan_cost(kind, recipe, over, network, classes) if over else None
-    return RunSpec(kind, own, rule, network, 0, {"classes": classes}, parent)
+    alone = RunSpec(kind, own, rule, network, 0, {"classes": classes})
+    return alone if over is None or over.id == alone.id else replace(alone, parent=over)
 
 
 def plan_pixels(recipe: Recipe, fingerprint: dict[str, Any]) -> RunSpec:

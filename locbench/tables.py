@@ -31,7 +31,9 @@ FILL_KEYS = (
     "over",
     "set",
 )
-COSTS = ("cost", "gpu")  # evaluations: counted anywhere, or measured on a GPU
+# Evaluations that stand beside published numbers alone: a stage of one network may not be there
+# in another, and not every rule has a published time.
+BESIDE_PRINT = ("cost", "gpu")
 MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
 
 
@@ -56,14 +58,14 @@ class Table:
     def cells(self) -> Iterator[Cell]:
         """The cells row by row: those with a published value, or that a run can fill.
 
-        What is counted stands beside published numbers alone: a stage of one network may not be
-        there in another.
+        Some columns and evaluations (BESIDE_PRINT) stand beside published numbers alone.
         """
         for row in self.rows:
             for column in self.columns:
                 published, fill = row.published.get(column.key), self._fill(row, column)
-                counted = (fill or {}).get("evaluation") in COSTS
-                if published is not None or (fill is not None and not counted):
+                printed = (column.beside or column.key) in row.published
+                beside = column.beside or (fill or {}).get("evaluation") in BESIDE_PRINT
+                if printed if beside else published is not None or fill is not None:
                     yield Cell(self.name, row, column, published, fill)
 
     def values(self) -> dict[Key, float]:
@@ -135,6 +137,10 @@ def _table(name: str, raw: dict[str, Any], where: str) -> Table:
         _column({**defaults, **_entry(entry, f"{where}: column {n}")}, f"{where}: column {n}")
         for n, entry in enumerate(take(raw, "columns", list, where), start=1)
     )
+    for n, column in enumerate(columns, start=1):
+        if column.beside:
+            keys = [other.key for other in columns]
+            check_keys([column.beside], keys, f"{where}: column {n}: beside")
     names = [*labels, *(column.key for column in columns), *_ROW_KEYS]
     if twice := sorted({x for x in names if names.count(x) > 1} | {"column"} & set(names)):
         raise UserError(f"{where}: '{twice[0]}' names two things; labels and columns share names")
@@ -197,6 +203,7 @@ def _column(raw: dict[str, Any], where: str) -> Column:
         ours=take(raw, "ours", bool, where, False),
         fill=_fill(take(raw, "fill", dict, where, {}), f"{where}: fill"),
         tolerance_percent=take(raw, "tolerance_percent", float, where, None),
+        beside=take(raw, "beside", str, where, ""),
     )
     if column.tolerance is not None and column.tolerance_percent is not None:
         raise UserError(f"{where}: give 'tolerance' or 'tolerance_percent', not both")
@@ -273,11 +280,15 @@ def _is_text(value: Any) -> bool:
 def _fill(raw: dict[str, Any], where: str) -> dict[str, Any]:
     check_keys(raw, FILL_KEYS, where)
     for key in raw:
-        take(raw, key, dict if key == "set" else str, where)
+        take(raw, key, dict if key in ("set", "over") else str, where)
     for key, value in raw.get("set", {}).items():
         if not isinstance(value, str | int | float):
             hint = 'quote the key, as in set = { "probe.profile" = "moco" }'
             raise UserError(f"{where}: set: '{key}' must be one value, not {value!r}; {hint}")
+    if "over" in raw:
+        check_keys(raw["over"], ("rule", "set"), f"{where}: over")
+        take(raw["over"], "rule", str, f"{where}: over")
+        _fill({"set": raw["over"].get("set", {})}, f"{where}: over")
     return raw
 
 

@@ -35,7 +35,9 @@ class SavedBytes:
         self, exclude: nn.Module | Iterable[nn.Module | Tensor] = (), *, timeline: bool = False
     ) -> None:
         # The storages themselves are kept, so that no other can take the place of one of them.
-        self._excluded = {_key(tensor): tensor.untyped_storage() for tensor in _tensors(exclude)}
+        self._excluded = {
+            storage_key(tensor): tensor.untyped_storage() for tensor in tensors_of(exclude)
+        }
         self._handles: Counter[int] = Counter()  # handles alive, by storage
         self._keep_timeline = timeline
         self.timeline: list[tuple[int, int]] = []
@@ -56,7 +58,7 @@ class SavedBytes:
         self._hooks.__exit__(kind, error, traceback)
 
     def _pack(self, tensor: Tensor) -> Tensor | _Handle:
-        if _key(tensor) in self._excluded:
+        if storage_key(tensor) in self._excluded:
             return tensor.detach()
         return _Handle(self, tensor)
 
@@ -86,7 +88,7 @@ class _Handle:
         # the node this handle, a cycle that is never freed while the graph is retained.
         self.tensor = tensor.detach()
         self.counter = counter
-        self.key = _key(tensor)
+        self.key = storage_key(tensor)
         self.size = tensor.untyped_storage().nbytes()
         counter._hold(self.key, self.size)
 
@@ -94,8 +96,9 @@ class _Handle:
         self.counter._release(self.key, self.size)
 
 
-def _tensors(exclude: nn.Module | Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
-    for item in [exclude] if isinstance(exclude, nn.Module) else exclude:
+def tensors_of(given: nn.Module | Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
+    """These tensors, and the parameters and buffers of these modules."""
+    for item in [given] if isinstance(given, nn.Module) else given:
         if isinstance(item, nn.Module):
             yield from item.parameters()
             yield from item.buffers()
@@ -107,7 +110,7 @@ def _unpack(packed: Tensor | _Handle) -> Tensor:
     return packed.tensor if isinstance(packed, _Handle) else packed
 
 
-def _key(tensor: Tensor) -> int:
+def storage_key(tensor: Tensor) -> int:
     """The identity of the tensor's storage (its address tells nothing on the meta device)."""
     return tensor.untyped_storage()._cdata
 
