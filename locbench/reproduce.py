@@ -120,7 +120,7 @@ def _cost_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
     over = None
     if "over" in fill:
         rival = fill["over"]["rule"]
-        theirs = planner.recipe(_rival(fill), _known_to(rival, planner.options.overrides))
+        theirs = planner.recipe(_rival(fill), known_to(rival, planner.options.overrides))
         over = runs.plan_cost(kind, theirs, rival, network, classes)
     return [runs.plan_cost(kind, recipe, fill["rule"], network, classes, over)]
 
@@ -131,7 +131,7 @@ def _rival(fill: dict[str, Any]) -> dict[str, Any]:
     return {**fill, "set": {**kept, **fill["over"].get("set", {})}}
 
 
-def _known_to(rule: str, overrides: dict[str, Any]) -> dict[str, Any]:
+def known_to(rule: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Overrides without the settings of rules that this one does not have."""
     known = [f"rule.{key}" for key in RULES.entry(rule).settings]
     return {k: v for k, v in overrides.items() if k in known or not k.startswith("rule.")}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -21,6 +23,56 @@ CONVENTIONS = {
 SHORTCUTS = ("downsample", "shortcut")  # names of the modules beside a residual branch
 
 
+@dataclass(frozen=True)
+class Part:
+    """A block of the network, or its classifier, and the auxiliary networks on its output.
+
+    `stage` counts from 0, and is None of the classifier. Operators are fvcore's counts for one
+    image; `shape` is the output's, without the batch. The auxiliary operators are of what turns
+    features into logits or projections: not of InfoPro's reconstruction and PredSim's similarity,
+    which tell nothing in evaluation. The auxiliary parameters are all.
+    """
+
+    name: str
+    stage: int | None
+    shape: tuple[int, ...]
+    parameters: int
+    operators: Counter[str]
+    auxiliary_parameters: int = 0
+    auxiliary_operators: Counter[str] | None = None
+
+    def multiply_adds(self, operators: Collection[str]) -> int:
+        """Of the network's own part."""
+        return total(self.operators, operators)
+
+    def auxiliary_multiply_adds(self, operators: Collection[str]) -> int:
+        """Of the auxiliary networks; 0 where there is none."""
+        return total(self.auxiliary_operators or Counter(), operators)
+
+
+def parts(network: Network, units: Sequence[Unit]) -> list[Part]:
+    """Block by block, for an image of `network.resolution` pixels; last the classifier, if trained.
+
+    An auxiliary network stands with the block that it reads.
+    """
+    side, trains_head = network.resolution, any(u.objective.head is network.head for u in units)
+    found = []
+    for k, (operators, shape) in enumerate(operations_of_each(network.blocks, (3, side, side))):
+        ending = [u for u in units if u.stop == k + 1]
+        heads = [u.objective.head for u in ending if u.objective.head is not network.head]
+        counted = sum((operations_of_each(head, shape)[0][0] for head in heads), Counter())
+        objectives = nn.ModuleList(unit.objective for unit in ending)
+        own = {id(p) for p in network.parameters()}
+        auxiliary = sum(p.numel() for p in objectives.parameters() if id(p) not in own)
+        block = parameters(network.blocks[k])
+        name = f"block {k + 1}"
+        found.append(Part(name, network.stage_of(k), shape, block, operators, auxiliary, counted))
+    if trains_head:
+        [(operators, shape)] = operations_of_each(network.head, found[-1].shape)
+        found.append(Part("classifier", None, shape, parameters(network.head), operators))
+    return found
+
+
 def counts(network: Network, units: Sequence[Unit]) -> dict[str, float]:
     """Figures by name, of one image of `network.resolution` pixels.
 
@@ -31,21 +83,21 @@ def counts(network: Network, units: Sequence[Unit]) -> dict[str, float]:
     first, named as ResNet's: res2, res3, ...: of the encoder's multiply-adds, and of the numbers
     that the convolutions of residual branches put out (LoCo's Table 6).
     """
-    side = network.resolution
-    blocks = operations_of_each(network.blocks, (3, side, side))
-    heads = [
-        operations_of_each(unit.objective.head, blocks[unit.stop - 1][1])[0][0] for unit in units
-    ]
+    whole = parts(network, units)
+    blocks = whole[: len(network.blocks)]
     found: dict[str, float] = {}
     for name, operators in CONVENTIONS.items():
-        each = [total(counted, operators) for counted, _ in blocks]
-        auxiliary = sum(total(counted, operators) for counted in heads)
+        each = [part.multiply_adds(operators) for part in blocks]
+        everything = sum(
+            part.multiply_adds(operators) + part.auxiliary_multiply_adds(operators)
+            for part in whole
+        )
         found[f"encoder_flops ({name})"] = sum(each) / GIGA
-        found[f"flops ({name})"] = (sum(each) + auxiliary) / GIGA
+        found[f"flops ({name})"] = everything / GIGA
         found |= _shares(f"flops_share ({name})", network, each)
     numbers = [
-        branch_outputs(block, shape)
-        for block, (_, shape) in zip(network.blocks, blocks, strict=True)
+        branch_outputs(block, part.shape)
+        for block, part in zip(network.blocks, blocks, strict=True)
     ]
     found |= _shares("memory_share", network, numbers)
     found["encoder_parameters"] = parameters(network.blocks)

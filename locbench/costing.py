@@ -1,0 +1,358 @@
+"""`locbench cost`: what rules cost on a network, counted, traced and measured, and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from locbench import runs
+from locbench.checked import parse_overrides
+from locbench.cost.counts import CONVENTIONS, GIGA, Part, parts
+from locbench.cost.measured import Case, measure
+from locbench.cost.traced import VIEWS, TracedStep, trace
+from locbench.data.fingerprint import fingerprint
+from locbench.errors import UserError
+from locbench.networks import make_network
+from locbench.recipes import Recipe, load_recipe
+from locbench.registry import NETWORKS, RULES, suggest
+from locbench.reproduce import PUBLISHED_DATA, can_run, known_to
+from locbench.rules import build_units
+from locbench.runs import RunSpec
+from locbench.tables import load_table, table_names
+from locbench.transfer import PRETRAINING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What a rule's costs are compared with: training end to end on the same.
+END_TO_END = {"views": "simclr", "label": "bp"}
+EACH = ("stage", "block")
+PLAIN, ALL = CONVENTIONS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of the command.
+
+    `rules` are names, with settings behind a colon: "auglocal:depth=2,decay=1". `depth` and
+    overrides of rule.* go to those rules that have such a setting. Without `recipe` it is that of
+    the first table in which the rule trains the network.
+    """
+
+    network: str
+    rules: tuple[str, ...]
+    recipe: str | None = None
+    scale: str = "paper"
+    batch: int | None = None
+    depth: int | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    each: str = "stage"
+    measured: bool = False
+    device: str = "auto"
+
+
+class Bill:
+    """What one rule costs on one network; nothing is computed before it is asked for."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.measured: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """The rule, with the settings that are not its defaults."""
+        return " ".join([self.spec.rule, *self.spec.variant])
+
+    @property
+    def case(self) -> Case:
+        """As it is traced and measured."""
+        spec = self.spec
+        return Case(spec.recipe, spec.rule, spec.network, spec.fingerprint["classes"])
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Block by block; see `counts.parts`."""
+        asked = self.case
+        with torch.device("meta"):
+            side = asked.recipe.data.resolution
+            network = make_network(asked.network, asked.recipe.network, asked.classes, side)
+            units = build_units(asked.rule, network, asked.recipe.rule)
+        return parts(network, units)
+
+    @cached_property
+    def step(self) -> TracedStep:
+        """One step of the recipe's batch."""
+        return trace(*vars(self.case).values())
+
+    def total(self, convention: str, auxiliary: bool) -> int:
+        """Multiply-adds of the network, or of the auxiliary networks, for one image."""
+        operators = CONVENTIONS[convention]
+        if auxiliary:
+            return sum(part.auxiliary_multiply_adds(operators) for part in self.parts)
+        return sum(part.multiply_adds(operators) for part in self.parts)
+
+    def grouped(self, each: str) -> list[tuple[str, list[Part]]]:
+        """The parts by stage, or one by one; the classifier, if trained, is the last."""
+        if each == "block":
+            return [(part.name, [part]) for part in self.parts]
+        stages = dict.fromkeys(part.stage for part in self.parts)
+        named = {s: "classifier" if s is None else f"stage {s + 1}" for s in stages}
+        return [(named[s], [p for p in self.parts if p.stage == s]) for s in stages]
+
+    def as_dict(self, each: str) -> dict[str, Any]:
+        """All figures, for a program: counts of one image, bytes and multiply-adds of a step."""
+        recipe = self.spec.recipe
+        return {
+            "network": self.spec.network,
+            "rule": self.spec.rule,
+            "settings": dict(recipe.rule),
+            "recipe": recipe.name,
+            "scale": recipe.scale,
+            "batch": recipe.training.batch,
+            "resolution": recipe.data.resolution,
+            "parameters": sum(part.parameters for part in self.parts),
+            "auxiliary_parameters": sum(part.auxiliary_parameters for part in self.parts),
+            "multiply_adds": {name: self.total(name, False) for name in CONVENTIONS},
+            "auxiliary_multiply_adds": {name: self.total(name, True) for name in CONVENTIONS},
+            f"by_{each}": [
+                {
+                    "name": name,
+                    "parameters": sum(part.parameters for part in group),
+                    "auxiliary_parameters": sum(part.auxiliary_parameters for part in group),
+                    "multiply_adds": {c: _of(group, c) for c in CONVENTIONS},
+                    "auxiliary_multiply_adds": {c: _of(group, c, True) for c in CONVENTIONS},
+                }
+                for name, group in self.grouped(each)
+            ],
+            "step": {k: v for k, v in asdict(self.step).items() if k != "timeline"},
+            "measured": self.measured,
+        }
+
+
+def _of(group: Sequence[Part], convention: str, auxiliary: bool = False) -> int:
+    operators = CONVENTIONS[convention]
+    if auxiliary:
+        return sum(part.auxiliary_multiply_adds(operators) for part in group)
+    return sum(part.multiply_adds(operators) for part in group)
+
+
+def bills(asked: Asked) -> tuple[list[Bill], Bill]:
+    """The rules asked for, and what they are compared with: end to end under the first's recipe.
+
+    UserError for what no registered rule, network or recipe fits.
+    """
+    NETWORKS.entry(asked.network)
+    if asked.each not in EACH:
+        raise UserError(f"--each {asked.each}{suggest(asked.each, EACH)}")
+    if not asked.rules:
+        raise UserError("give at least one --rule; see `locbench list rules`")
+    found = [_bill(asked, words) for words in asked.rules]
+    first = found[0].spec
+    if any(bill.spec.recipe.gives != first.recipe.gives for bill in found):
+        raise UserError(
+            f"{found[0].name} learns from {first.recipe.gives}, and another of the rules does not: "
+            "ask for them apart"
+        )
+    rival = END_TO_END[first.recipe.gives]
+    same = next((bill for bill in found if bill.name == rival), None)
+    plain = replace(asked, recipe=asked.recipe or first.recipe.name, depth=None)
+    return found, same or _bill(plain, rival)
+
+
+def _bill(asked: Asked, words: str) -> Bill:
+    rule, _, settings = words.partition(":")
+    known = RULES.entry(rule).settings
+    own = parse_overrides([f"rule.{pair}" for pair in settings.split(",") if pair])
+    common = known_to(rule, asked.overrides)
+    if asked.depth is not None and "depth" in known:
+        common["rule.depth"] = asked.depth
+    if asked.batch is not None:
+        common["training.batch"] = asked.batch
+    name, cell = asked.recipe, {}
+    if name is None:
+        name, cell = _recipe_of(rule, asked.network)
+    recipe = load_recipe(name, asked.scale, {**common, **own}, cell)
+    return Bill(runs.plan_cost("trace", recipe, rule, asked.network, _classes(recipe)))
+
+
+def _recipe_of(rule: str, network: str) -> tuple[str, dict[str, Any]]:
+    """The recipe by which a table trains this network with this rule, and what its row sets.
+
+    Without one that of another rule on this network; without any the paper's for ImageNet.
+    """
+    learns = RULES.entry(rule).learns
+    other = None
+    for table in map(load_table, table_names()):
+        for cell in table.cells():
+            if not can_run(cell) or cell.fill["network"] != network:
+                continue
+            if cell.fill["rule"] == rule:
+                sets = cell.fill.get("set", {}).items()
+                kept = ("optimizer.", "training.", "schedule.")
+                return cell.fill["recipe"], {k: v for k, v in sets if k.startswith(kept)}
+            trained = RULES.entries.get(cell.fill["rule"])
+            if trained is not None and trained.learns == learns:
+                other = other or cell.fill["recipe"]
+    return other or PRETRAINING[learns], {}
+
+
+def _classes(recipe: Recipe) -> int:
+    if recipe.data.classes:
+        return recipe.data.classes
+    if recipe.data.name in PUBLISHED_DATA:
+        return PUBLISHED_DATA[recipe.data.name]["classes"]
+    return fingerprint(recipe.data.name, recipe.data.resolution, None)["classes"]
+
+
+def carry_out(asked: Asked, plot: Path | None, as_json: bool, out: Console) -> None:
+    """Count, trace, with `measured` also run; print it, and draw the bytes over a step."""
+    found, rival = bills(asked)
+    if plot is not None:
+        _check_picture(plot)
+    if asked.measured:
+        for bill in found:
+            over = None if bill.name == rival.name else rival.case
+            bill.measured = measure(bill.case, over, asked.device)
+    if as_json:
+        out.print_json(json.dumps([bill.as_dict(asked.each) for bill in found]))
+    else:
+        _print(found, rival, asked, out)
+    if plot is not None:
+        from locbench.cost.plot import draw
+
+        spec = found[0].spec
+        images = VIEWS[spec.recipe.gives] * spec.recipe.training.batch
+        draw(plot, spec.network, {bill.name: bill.step for bill in found}, images)
+        if not as_json:
+            out.print(f"\n{plot}", style="dim", soft_wrap=True)
+
+
+def _check_picture(path: Path) -> None:
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--plot {path}: give a file that ends in .png, .pdf or .svg")
+    if not path.parent.is_dir():
+        raise UserError(f"--plot {path}: there is no folder {path.parent}")
+
+
+def _print(found: list[Bill], rival: Bill, asked: Asked, out: Console) -> None:
+    from rich.text import Text
+
+    spec = found[0].spec
+    recipe, views = spec.recipe, VIEWS[spec.recipe.gives]
+    images = f"{recipe.training.batch:,} images" + (", two views each," if views == 2 else "")
+    out.print(
+        Text(f"{spec.network} under {recipe.name} ({recipe.scale})", style="bold"),
+        f"a step: {images} of {recipe.data.resolution} pixels, fp32",
+        sep="   ",
+    )
+    out.print(_totals(found, rival))
+    for bill in found:
+        out.print(Text(f"{bill.name}, by {asked.each}", style="bold"))
+        out.print(_by_part(bill, asked.each))
+    if asked.measured:
+        out.print(Text(f"Measured, {asked.device}", style="bold"))
+        out.print(_measurements(found, rival))
+    for line in _notes(rival, asked.measured):
+        out.print(Text(line), style="dim")
+
+
+def _grid(*heads: str) -> Any:
+    from rich import box
+    from rich.table import Table as Grid
+
+    grid = Grid(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    return grid
+
+
+def _totals(found: list[Bill], rival: Bill) -> Any:
+    grid = _grid(
+        "rule", "parameters\nnetwork", "auxil. [M]", "multiply-adds\nnetwork", "auxiliary",
+        "total [G]", "all\nops [G]", "kept\n[GB]", "peak\n[GB]", f"{rival.name}\n/ kept",
+    )  # fmt: skip
+    for bill in found:
+        network, auxiliary = (bill.total(PLAIN, own) / GIGA for own in (False, True))
+        everything = sum(bill.total(ALL, own) for own in (False, True)) / GIGA
+        grid.add_row(
+            bill.name,
+            f"{sum(part.parameters for part in bill.parts) / 1e6:.2f}",
+            f"{sum(part.auxiliary_parameters for part in bill.parts) / 1e6:.2f}",
+            f"{network:.4f}",
+            f"{auxiliary:.4f}",
+            f"{network + auxiliary:.4f}",
+            f"{everything:.4f}",
+            f"{bill.step.saved_bytes / GIGA:.2f}",
+            f"{bill.step.peak_bytes / GIGA:.2f}",
+            f"{rival.step.saved_bytes / bill.step.saved_bytes:.2f}x",
+        )
+    return grid
+
+
+def _by_part(bill: Bill, each: str) -> Any:
+    grid = _grid(
+        each, "output", "parameters", "auxiliary", "multiply-adds [M]", "auxiliary", "share [%]"
+    )
+    whole = sum(bill.total(PLAIN, own) for own in (False, True))
+    for name, group in bill.grouped(each):
+        network, auxiliary = _of(group, PLAIN), _of(group, PLAIN, True)
+        shape = "x".join(map(str, group[-1].shape))
+        grid.add_row(
+            name,
+            shape,
+            f"{sum(part.parameters for part in group):,}",
+            f"{sum(part.auxiliary_parameters for part in group):,}",
+            f"{network / 1e6:,.2f}",
+            f"{auxiliary / 1e6:,.2f}",
+            f"{100 * (network + auxiliary) / whole:.2f}",
+        )
+    return grid
+
+
+# What is measured: its head, and how it is printed.
+MEASURED = {
+    "images_per_s": ("images/s", "{:.1f}"),
+    "allocated_gigabytes": ("peak [GB]", "{:.3f}"),
+    "allocated_share": ("of predicted [%]", "{:.1f}"),
+    "resident_gigabytes": ("resident [GB]", "{:.2f}"),
+    "gpu_memory": ("all allocated [GB]", "{:.2f}"),
+    "gpu_memory_reserved": ("reserved [GB]", "{:.2f}"),
+    "gpu_memory_least": ("least [GB]", "{:.2f}"),
+}
+
+
+def _measurements(found: list[Bill], rival: Bill) -> Any:
+    known = {key: how for key, how in MEASURED.items() if key in found[0].measured}
+    grid = _grid("rule", *(head for head, _ in known.values()), f"time over {rival.name} [%]")
+    for bill in found:
+        figures = bill.measured
+        texts = [form.format(figures[key]) for key, (_, form) in known.items()]
+        middle, low, high = (figures[f"wall_clock_overhead{end}"] for end in ("", "_low", "_high"))
+        compared = bill.name != rival.name
+        grid.add_row(
+            bill.name, *texts, f"{middle:+.0f} ({low:+.0f} to {high:+.0f})" if compared else ""
+        )
+    return grid
+
+
+def _notes(rival: Bill, measured: bool) -> list[str]:
+    lines = [
+        "A multiply-add counts as one, of one image's forward pass: of convolutions and linear "
+        "layers; 'all ops' adds batch norm (2 an element), average pooling (1 an input element) "
+        "and bilinear interpolation (4 an output element), as fvcore does.",
+        "Kept: the most at once that autograd keeps of a step. Peak: all that the step allocates, "
+        "gradients too; weights and the optimizer's state are there before. Both traced without "
+        f"running. {rival.name} / kept: how many times more {rival.name} keeps.",
+    ]
+    if measured:
+        lines.append(
+            "Measured in a process for each rule, with noise for images; time is the median of "
+            f"three steps in turns with {rival.name}, lowest and highest behind it."
+        )
+    return lines
