@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from locbench.blame import blamed
 from locbench.networks import Network, make_network
 from locbench.recipes import Network as NetworkSettings
 from locbench.rules import build_units
@@ -125,7 +126,8 @@ def audit(
         _perturb([net, *(unit.objective for unit in units)])
         pixels = torch.rand(2 * images, 3, resolution, resolution)
         batch = Batch(pixels, torch.arange(2 * images) % net.num_classes, pixels)
-        return _measure(rule, network, net, units, batch)
+        with blamed(rule):
+            return _measure(rule, network, net, units, batch)
     finally:
         torch.set_default_dtype(default)
 

@@ -49,6 +49,7 @@ class Row:
     index: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single cells, by column
+    further: bool = False  # of a rule that the paper has not: see `locbench.further`
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ class Cell:
     def key(self) -> Key:
         """What claims call this cell: row index and column key."""
         return self.row.index, self.column.key
+
+    @property
+    def beside(self) -> bool:
+        """Whether it stands beside the paper's table: what is not in print, but further rows."""
+        if self.row.further:
+            return self.column.ours
+        return self.published is None and not self.row.cited
 
     @property
     def metric(self) -> str:

@@ -149,6 +149,11 @@ def check_dotted(
     for key, value in values.items():
         section, dot, entry = key.partition(".")
         known = kinds(sections[section]) if section in sections else {}
+        rule, within, setting = entry.partition(".")
+        if section == "rules" and within and setting:  # rules.NAME.SETTING
+            own = {rule: _check_rule({setting: value}, rule, where)}
+            found["rules"] = merge(found.get("rules", {}), own)
+            continue
         if section == "rule" and dot and entry:
             value = scalar(value, f"{where} {key}")
         elif entry in known:

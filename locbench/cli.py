@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from locbench.arguments import (
+    DataRoot,
+    Device,
+    Format,
+    Fresh,
+    Json,
+    Paper,
+    Rule,
+    Runs,
+    Scale,
+    Seed,
+    Sets,
+    check_words,
+)
+from locbench.data_commands import data_app
 from locbench.errors import CheckFailed, UserError
 
 app = typer.Typer(
@@ -19,21 +33,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-Scale = Annotated[str, typer.Option(help="smoke (minutes, built-in data), small, or paper.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets.")]
-Runs = Annotated[Path | None, typer.Option(help="Folder of the records (default ./runs).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a recipe value: optimizer.lr=0.4.")
-]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Run again what has a record; that is moved aside.")
-]
-Format = Annotated[str, typer.Option("--format", help="rich, md, csv, json or latex.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-Paper = Annotated[str | None, typer.Option(help="loco or auglocal.")]
-Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 
 # click's errors in what was typed. Where their class is to be had depends on typer's version.
 UsageError = typer.BadParameter.__bases__[0]
@@ -77,17 +76,6 @@ def _store(runs: Path | None):
     from locbench.records import Store
 
     return Store(runs or runs_dir())
-
-
-def _check_words(format: str = "rich", device: str = "auto") -> None:
-    """Refuse a misspelt format or device before anything is computed, without importing torch."""
-    from locbench.registry import suggest
-    from locbench.report import FORMATS
-
-    if format not in FORMATS:
-        raise UserError(f"unknown format '{format}'{suggest(format, FORMATS)}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UserError(f"--device {device} is no device; use auto, cpu, cuda or cuda:N")
 
 
 @app.command("list")
@@ -136,6 +124,10 @@ def reproduce(
             help="Only this column, or those with these words; all: also what smoke omits."
         ),
     ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="Further rows: a rule's name or a .py file; may be given again."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs a cell; mean and spread of them.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show runs, hours, disk.")] = False,
     fresh: Fresh = False,
@@ -146,14 +138,14 @@ def reproduce(
     set_: Sets = None,
 ) -> None:
     """Train and measure what a table needs, then show it beside the published numbers."""
-    _check_words(format, device)
+    check_words(format, device)
     from locbench import commands
     from locbench.checked import parse_overrides
     from locbench.reproduce import Options, failure, make_plan
     from locbench.tables import load_table, resolve_name
 
     overrides = parse_overrides(set_ or [])
-    options = Options(scale, rows, columns, seeds, data_root, overrides, assume_data=dry_run)
+    options = Options(scale, rows, columns, seeds, data_root, overrides, dry_run, rule or ())
     plan = make_plan(load_table(resolve_name(table, paper)), options)
     store = _store(runs)
     if dry_run:
@@ -171,7 +163,7 @@ def reproduce(
 @app.command()
 def pretrain(
     recipe: str,
-    rule: Annotated[str, typer.Option(help="Learning rule; see `locbench list rules`.")],
+    rule: Rule,
     network: Annotated[str, typer.Option(help="Network; see `locbench list networks`.")],
     scale: Scale = "smoke",
     seed: Seed = 1234,
@@ -183,13 +175,15 @@ def pretrain(
     as_json: Json = False,
 ) -> None:
     """Pretrain a network with a rule; leaves a record and the encoder's weights."""
-    _check_words(device=device)
+    check_words(device=device)
     from locbench import commands
     from locbench.checked import parse_overrides
+    from locbench.outside import rule_name
     from locbench.recipes import load_recipe
 
+    name = rule_name(rule)
     settings = load_recipe(recipe, scale, parse_overrides(set_ or []))
-    spec = commands.plan_training(settings, rule, network, seed, data_root)
+    spec = commands.plan_training(settings, name, network, seed, data_root)
     _carry_out(spec, _store(runs), data_root, device, fresh, as_json)
 
 
@@ -216,7 +210,7 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Linear probe of a run's encoder or of an encoder file."""
-    _check_words(device=device)
+    check_words(device=device)
     from locbench import commands
     from locbench.checked import parse_overrides
 
@@ -250,7 +244,10 @@ def downstream(
         str | None, typer.Option("--from", help="A run's id or its beginning, or an encoder file.")
     ] = None,
     rule: Annotated[
-        str | None, typer.Option(help="What pretrained the backbone (default loco), or untrained.")
+        str | None,
+        typer.Option(
+            help="What pretrains the backbone (default loco), or untrained; a .py file is a rule."
+        ),
     ] = None,
     network: Annotated[str | None, typer.Option(help="The backbone (default resnet50).")] = None,
     scale: Annotated[
@@ -276,40 +273,21 @@ def downstream(
 
     The backbone is the one that --from gives, or else what the rule pretrains at that scale.
     """
-    _check_words(device=device)
+    check_words(device=device)
     from locbench import transfer
     from locbench.checked import parse_overrides
+    from locbench.outside import rule_name
+    from locbench.runs import UNTRAINED
 
     store = _store(runs)
+    rule = rule if rule in (None, UNTRAINED) else rule_name(rule)
     overrides = parse_overrides(set_ or [])
     asked = transfer.Asked(data, frozen, rule, network, scale, seed, beside, overrides)
     plan = transfer.plan(asked, from_, store, data_root)
     transfer.carry_out(plan, store, data_root, device, fresh, as_json, _console())
 
 
-data_app = typer.Typer(help="Prepare data sets.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-
-
-@data_app.callback(invoke_without_command=True)
-def data(context: typer.Context) -> None:
-    """Prepare data sets."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
-@data_app.command("cityscapes-to-coco")
-def cityscapes_to_coco(
-    folder: Annotated[Path, typer.Argument(help="With gtFine/ and leftImg8bit/ in it.")],
-) -> None:
-    """Write Cityscapes' ground truth in COCO's format beside it."""
-    from locbench.console import watching
-    from locbench.downstream.cityscapes import convert
-
-    with watching(0) as watch:
-        written = convert(folder, watch.preparing)
-    for path in written:
-        typer.echo(path)
 
 
 def _carry_out(
@@ -329,7 +307,7 @@ def _carry_out(
 
 @app.command()
 def audit(
-    rule: str,
+    rule: Annotated[str, typer.Argument(help="A rule's name, or a .py file that holds one.")],
     network: str,
     width: Annotated[float, typer.Option(help="Width of the network.")] = 1.0,
     blocks: Annotated[int, typer.Option(help="Blocks a stage; 0 as published.")] = 0,
@@ -341,11 +319,13 @@ def audit(
 ) -> None:
     """Which stages each unit's loss reaches, by plain autograd; exit code 1 if it leaks."""
     from locbench.commands import audit_report
+    from locbench.outside import rule_name
 
+    name = rule_name(rule)
     sets = [*(set_ or []), *([] if depth is None else [f"rule.depth={depth}"])]
-    holds = audit_report(rule, network, width, blocks, sets, as_json, _console())
+    holds = audit_report(name, network, width, blocks, sets, as_json, _console())
     if not holds:
-        raise CheckFailed(f"audit of {rule} on {network} failed; see the table above")
+        raise CheckFailed(f"audit of {name} on {network} failed; see the table above")
 
 
 @app.command()
@@ -376,7 +356,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """For CI: fresh smoke records against results/; exit code 1 if a number moved."""
-    _check_words(device=device)
+    check_words(device=device)
     from locbench.regression import check_report
 
     if no_run and fresh:

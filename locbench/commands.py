@@ -16,9 +16,10 @@ from locbench.errors import UserError
 from locbench.estimate import Estimate, duration, estimate, known_records, size, total
 from locbench.frames import claim_values, frame
 from locbench.margins import margin_lines, margins
+from locbench.outside import known_from
 from locbench.recipes import Network, Recipe, load_recipe, recipe_from_dict, with_overrides
 from locbench.records import Record, Store
-from locbench.registry import NETWORKS
+from locbench.registry import NETWORKS, RULES
 from locbench.report import render as render_report
 from locbench.reproduce import Plan, execute_or_load, run_all, to_run
 from locbench.runs import FIRST_SEED, RunSpec
@@ -117,13 +118,16 @@ def _watched(specs: list[RunSpec], store: Store, root: Path | None, device: str)
 
 def render(plan: Plan, store: Store, format: str) -> str:
     """The table with verdicts and claims, then what is shown beside it (baselines, ours)."""
+    import pandas as pd
+
     table, cells = plan.table, frame(plan, store)
     claims = judged_claims(plan, cells)
     fills = [planned.cell.fill or {} for planned in plan.cells]
     # Contrastive rules have decoders, supervised ones auxiliary networks.
     supervised = any(fill.get("evaluation") == "accuracy" for fill in fills)
     word = "auxiliary network" if supervised else "decoder"
-    whole = Report(table.name, table.title, cells, table.label_names, claims=claims, auxiliary=word)
+    whole = Report(table.name, table.title, cells, table.label_names, claims=claims)
+    whole = replace(whole, footnotes=further_notes(plan), auxiliary=word)
     if format in ("csv", "json"):
         return render_report(whole, format)
     first = {p.cell.column.label for p in plan.cells if not p.later}
@@ -131,8 +135,8 @@ def render(plan: Plan, store: Store, format: str) -> str:
     if later:
         later = [label for label in later if label not in first] or ["further rows"]
         note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(later)}."
-        whole = replace(whole, footnotes=[note])
-    beside = cells["published"].isna() & ~cells["cited"]
+        whole = replace(whole, footnotes=[*whole.footnotes, note])
+    beside = pd.Series([planned.cell.beside for planned in plan.cells], cells.index)
     # Nor is there a place in print for what was left out: it is not shown at all.
     empty = zip(beside & cells["measured"].isna(), plan.cells, strict=True)
     kept = [not (nothing and planned.later) for nothing, planned in empty]
@@ -145,6 +149,12 @@ def render(plan: Plan, store: Store, format: str) -> str:
         rest = Report(name, title, cells[beside], labels, footnotes=notes, quiet=bool(parts))
         parts.append(rest)
     return "\n".join(render_report(part, format, console) for part in parts)
+
+
+def further_notes(plan: Plan) -> list[str]:
+    """Where the rules of further rows are from, a line each."""
+    names = dict.fromkeys(p.cell.fill["rule"] for p in plan.cells if p.cell.row.further)
+    return [f"Rule {RULES.entry(name).described}: not in the paper." for name in names]
 
 
 def _labels(table: Table, cells: pd.DataFrame) -> list[str]:
@@ -181,6 +191,7 @@ def parent_of(run: str, store: Store) -> RunSpec:
         )
     if record.status != "done":
         raise UserError(f"{record.id} is {record.status}; finish it with the same pretrain command")
+    known_from(record, store.folder(record.id))
     data = {k: v for k, v in record.identity["data"].items() if k not in OF_RECIPE}
     parent = RunSpec(
         record.kind,

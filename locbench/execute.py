@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from locbench import processes
+from locbench.blame import blamed
 from locbench.console import say
 from locbench.cost.counts import GIGA, counts
 from locbench.cost.measured import Case, measure
@@ -24,7 +25,7 @@ from locbench.probe import LinearProbe, pixel_baseline
 from locbench.records import Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import build_units
-from locbench.runs import COSTS, UNTRAINED, RunSpec
+from locbench.runs import COSTS, TRAINED, UNTRAINED, RunSpec
 from locbench.training.checkpoints import save_encoder
 from locbench.training.engine import trainable
 from locbench.training.guard import Diverged, pick_device
@@ -58,7 +59,8 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
         record = _start(spec, shop, device)
         try:
             memory, began = PeakMemory(device), time.monotonic()
-            KINDS[spec.kind](spec, shop, record, device)
+            with blamed(spec.rule, _out_of_memory):
+                KINDS[spec.kind](spec, shop, record, device)
             record.cost.update(memory.read())
             record.cost.setdefault("wall_time_s", round(time.monotonic() - began, 2))
             record.status = "done"
@@ -86,7 +88,7 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
     return record
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     """A GPU's has a class of its own; the CPU allocator's is known by its words only."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
@@ -118,11 +120,13 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
         environment=environment(device=name, threads=threads),
         created=found.created if found is not None else timestamp(),
     )
-    if spec.rule in RULES.names():
-        record.rule["version"] = RULES.entry(spec.rule).version
+    if spec.rule in RULES.known:
+        record.rule |= RULES.entry(spec.rule).told()
     if spec.network:
         record.network["version"] = NETWORKS.entry(spec.network).version
     shop.store.save(record)
+    if spec.kind in TRAINED:
+        RULES.entry(spec.rule).keep(shop.store.folder(spec.id))
     return record
 
 
@@ -149,6 +153,11 @@ def _train(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
     """Train, then leave the encoder beside the record."""
     data, folder = shop.data(spec), shop.store.folder(spec.id)
     trainer = Trainer(spec.recipe, spec.rule, spec.network, spec.seed, data, device)
+    if spec.kind == "train" and not trainer.classifies:
+        raise UserError(
+            f"rule '{spec.rule}' learns from labels and leaves the network's classifier, "
+            "network.head, as it was: no unit's objective has it, so there is nothing to test"
+        )
     record.tags["precision"] = "bfloat16" if trainer.precision else "float32"
     record.units = [
         {

@@ -91,8 +91,10 @@ def _judge(
     cell, published = planned.cell, planned.cell.published
     if cell.row.cited:
         return verdict.Verdict("cited", "the paper only quotes this number")
-    if planned.baseline or published is None:
+    if planned.baseline or cell.beside:
         return verdict.Verdict("", "no published number")
+    if published is None:
+        return verdict.unpublished(values, statuses)
     if isinstance(published.value, str):
         return verdict.Verdict("", "text, not a number")
     return verdict.judge(
@@ -131,7 +133,7 @@ def table(
     """The table as a frame (published, measured, n, spread, difference, verdict, decoder, scale).
 
     Filled from the records at hand; with `run=True` what is missing is trained first. `options`
-    are those of `Options`: scale, rows, columns, seeds, data_root, overrides.
+    are those of `Options`: scale, rows, columns, seeds, data_root, overrides, rules.
     """
     plan = make_plan(load_table(resolve_name(name, paper)), Options(**options))
     store = Store(runs or runs_dir())

@@ -90,8 +90,10 @@ def _registered(kind: str, entries: registry.Registry) -> Listing:
 
 
 def _rules() -> Listing:
-    rows = [[rule.name, rule.version, rule.learns, rule.summary] for rule in registry.RULES]
-    return "Learning rules", ["name", "version", "learns from", "what"], rows
+    rows = [[r.name, r.version, r.learns, r.origin, r.summary] for r in registry.RULES]
+    broken = [entry for entry in registry.RULES.offered.values() if entry.fault]
+    rows += [[r.name, r.version, "", r.origin, f"cannot be used: {r.fault}"] for r in broken]
+    return "Learning rules", ["name", "version", "learns from", "from", "what"], rows
 
 
 def _datasets() -> Listing:

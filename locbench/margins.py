@@ -61,7 +61,7 @@ def margins(plan: Plan, store: Store) -> list[Margin]:
                 continue
             if planned.baseline:
                 baselines[_place(spec, spec.rule)] = record
-            elif spec.kind == "probe" and planned.cell.published is not None:
+            elif spec.kind == "probe" and not planned.cell.beside:
                 method = str(planned.cell.row.labels.get("method", spec.rule))
                 probes.setdefault(method, []).append((spec, record))
     found = []

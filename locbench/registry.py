@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
-import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from locbench import source
 from locbench.errors import UserError
+
+RESERVED = ("untrained", "pixels", "file")  # what stands in a rule's place in names of runs
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -26,50 +27,97 @@ def suggest(word: str, known: Iterable[str]) -> str:
 class Entry:
     """One registered component; `version` goes up when a fix in code changes its results.
 
-    `learns` says of a rule what it learns from: two "views" of an image, or its "label".
+    `learns` says of a rule what it learns from: two "views" of an image, or its "label". What is
+    not locbench's own is of a `kind` ("file", "distribution") and has an `origin`, and its version
+    is that of its origin. `fault` is why it cannot be used.
     """
 
     name: str
     target: str
     summary: str
-    version: int = 1
+    version: int | str = 1
     learns: str = "views"
+    kind: str = ""
+    origin: str = "locbench"
+    fault: str = ""
+
+    @property
+    def file(self) -> str:
+        """The file of its source."""
+        return str(source.module_file(self.target.partition(":")[0]))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Keyword-only arguments and their defaults, read from the source: it is not imported."""
-        module, attribute = self.target.split(":")
-        source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
-        functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
-        arguments = next(f.args for f in functions if f.name == attribute)
-        pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        return {argument.arg: ast.literal_eval(default) for argument, default in pairs}
+        tree = source.parsed(Path(self.file).read_bytes(), self.file)
+        return source.settings(source.functions(tree)[self.target.split(":")[1]], self.file)
 
     def load(self) -> Any:
-        """The component itself: imports its module."""
+        """The component itself: imports its module. UserError where one from outside fails."""
         module, attribute = self.target.split(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:
+            if not self.kind:
+                raise
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"rule '{self.name}' of {self.origin} cannot be run: {why}") from error
+
+    @property
+    def described(self) -> str:
+        """Its name and where it is from, with the first digits of a file's hash."""
+        hashed = f", {self.version:.19}" if self.kind == "file" else ""
+        return f"{self.name} (of {self.origin}{hashed})"
+
+    def told(self) -> dict[str, Any]:
+        """What a record says of it besides its name."""
+        return {"version": self.version, **({self.kind: self.origin} if self.kind else {})}
+
+    def keep(self, folder: Path) -> None:
+        """What a run leaves of it in its folder: nothing, for it is installed."""
 
 
 class Registry:
-    """A lazy table of components of one kind; an unknown name is a `UserError` with the nearest."""
+    """A lazy table of components of one kind; an unknown name is a `UserError` with the nearest.
 
-    def __init__(self, kind: str, *entries: Entry) -> None:
-        self.kind = kind
+    `entries` are its own, and what was added; `group` names the entry points of distributions.
+    """
+
+    def __init__(self, kind: str, *entries: Entry, group: str = "") -> None:
+        self.kind, self.group = kind, group
         self.entries = {entry.name: entry for entry in entries}
 
-    def __iter__(self):
-        return iter(self.entries.values())
+    @cached_property
+    def offered(self) -> dict[str, Entry]:
+        """What installed distributions offer, also what is broken."""
+        if not self.group:
+            return {}
+        from locbench.offered import offered
+
+        return offered(self.group, self.entries)
+
+    @property
+    def known(self) -> dict[str, Entry]:
+        """All that can be used."""
+        usable = {name: entry for name, entry in self.offered.items() if not entry.fault}
+        return {**self.entries, **usable}
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.known.values())
 
     def names(self) -> list[str]:
-        """All registered names, in the order of registration."""
-        return list(self.entries)
+        """All known names, locbench's own first."""
+        return list(self.known)
 
     def entry(self, name: str) -> Entry:
         """The entry of this name."""
-        if name not in self.entries:
-            raise UserError(f"unknown {self.kind} '{name}'{suggest(name, self.entries)}")
-        return self.entries[name]
+        if name in self.entries:
+            return self.entries[name]
+        if name not in self.offered:
+            raise UserError(f"unknown {self.kind} '{name}'{suggest(name, self.known)}")
+        if self.offered[name].fault:
+            raise UserError(self.offered[name].fault)
+        return self.offered[name]
 
     def get(self, name: str) -> Any:
         """The component of this name, imported on first use."""
@@ -111,6 +159,7 @@ RULES = Registry(
         "AugLocal: every block, later layers",
         learns="label",
     ),
+    group="locbench.rules",
 )
 
 NETWORKS = Registry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from locbench import processes, runs
 from locbench.cells import Cell
 from locbench.data.fingerprint import fingerprint
 from locbench.data.listing import data_root
-from locbench.data.sources import OFFICIAL
+from locbench.data.published import PUBLISHED_DATA, other_data
 from locbench.errors import RunFailed, UserError
+from locbench.further import with_rules
+from locbench.outside import rule_names
 from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
@@ -21,19 +23,6 @@ from locbench.runs import COSTS, FIRST_SEED, UNTRAINED, RunSpec
 from locbench.tables import Table
 from locbench.workshop import Workshop
 
-# What the data sets of published protocols hold. Other data is no ground for a verdict; and a dry
-# run can be made before they are here.
-PUBLISHED_DATA = {
-    "imagenet": {"classes": 1000, "train": 1_281_167, "test": 50_000},
-    "coco": {"classes": 80, "train": 118_287, "test": 5_000},
-    "cityscapes": {"classes": 8, "train": 2_975, "test": 500},
-    "imagenette": {"classes": 10, "train": 9_469, "test": 3_925},
-    **{
-        name: {"classes": official.classes, "train": official.train, "test": official.test}
-        for name, official in OFFICIAL.items()
-    },
-}
-PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
 # Where torchvision's own loading puts what it downloads.
 TORCH_HUB = Path("~/.cache/torch/hub/checkpoints")
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
@@ -48,6 +37,7 @@ class Options:
     `rows` and `columns` are words between commas; of those between spaces all have to be there,
     somewhere in a label, or as a whole: "d=2".
     "all" is also what a table leaves out at smoke.
+    `rules` are further ones, names or .py files, that get rows of their own.
     """
 
     scale: str = "smoke"
@@ -57,6 +47,7 @@ class Options:
     data_root: Path | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     assume_data: bool = False
+    rules: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -153,7 +144,7 @@ def can_run(cell: Cell) -> bool:
     fill = cell.fill or {}
     return (
         fill.get("evaluation") in EVALUATIONS
-        and fill.get("rule") in (*RULES.names(), UNTRAINED)
+        and fill.get("rule") in (*RULES.known, UNTRAINED)
         and fill.get("network") in NETWORKS.names()
     )
 
@@ -241,7 +232,8 @@ class Planner:
 
     def _mismatches(self, fill: dict[str, Any], recipe: Recipe, spec: RunSpec) -> list[str]:
         """Overrides that change the recipe, and data that is not what was published."""
-        plain, changed = self.recipe(fill, {}).as_dict(), recipe.as_dict()
+        names = (fill["rule"], fill["network"])
+        plain, changed = (one.for_run(*names).as_dict() for one in (self.recipe(fill, {}), recipe))
         sections = [name for name, values in changed.items() if isinstance(values, dict)]
         found = [
             f"{section}.{key} {value}"
@@ -264,15 +256,6 @@ def _as_named(path: str, digest: str) -> tuple[str, str]:
             f"{digest[: len(said[1])]}; download it again"
         )
     return path, digest
-
-
-def other_data(data: dict[str, Any], asked: str) -> list[str]:
-    """How this data differs from the published set of the name asked for."""
-    found = [f"data set {data['name']}, not {asked}"] if data["name"] != asked else []
-    for key, value in PUBLISHED_DATA.get(asked, {}).items():
-        if data[key] != value:
-            found.append(f"{PUBLISHED_COUNTS[key]} {data[key]:,}, not {value:,}")
-    return found
 
 
 def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
@@ -301,6 +284,9 @@ def make_plan(table: Table, options: Options) -> Plan:
     if options.scale not in SCALES:  # also for a table that nothing here can fill
         raise UserError(f"unknown scale '{options.scale}'{suggest(options.scale, SCALES)}")
     planner, keys = Planner(options), [column.key for column in table.columns]
+    if options.rules:
+        names = rule_names(options.rules)
+        table = with_rules(table, names, lambda fill: planner.recipe(fill, {}).gives)
     wanted = [cell for cell in table.cells() if _wanted(cell, options, keys)]
     if not wanted:
         labels = dict.fromkeys(str(v) for row in table.rows for v in row.labels.values())
@@ -354,7 +340,8 @@ def _baseline_cell(cell: Cell, rule: str) -> Cell:
     labels = dict.fromkeys(cell.row.labels, "")
     labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
     labels["method"] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
-    row = replace(cell.row, labels=labels, cited=False, source="", inferred=(), published={})
+    plain = {"cited": False, "source": "", "inferred": (), "published": {}, "further": False}
+    row = replace(cell.row, labels=labels, **plain)
     return replace(cell, row=row, published=None, fill=None)
 
 

@@ -14,6 +14,7 @@ from locbench.records import identity_hash
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import check_settings
 
+TAUGHT_BY = {"views": "two views of every image", "label": "one view and its label"}
 UNTRAINED = "untrained"
 PIXELS = "pixels"
 FILE = "file"  # in the place of a rule: an encoder file says nothing of its training
@@ -200,10 +201,9 @@ def plan_training(
             f"recipe {recipe.name} is of a detector and trains no encoder: use locbench downstream"
         )
     if learns != recipe.gives:
-        theirs = {"views": "two views of every image", "label": "one view and its label"}
         raise UserError(
-            f"rule '{rule}' learns from {theirs[learns]}, and recipe {recipe.name} gives "
-            f"{theirs[recipe.gives]}: see `locbench list recipes`, or set augmentation.name to "
+            f"rule '{rule}' learns from {TAUGHT_BY[learns]}, and recipe {recipe.name} gives "
+            f"{TAUGHT_BY[recipe.gives]}: see `locbench list recipes`, or set augmentation.name to "
             f"{'simclr' if learns == 'views' else 'crop'}"
         )
     recipe = recipe.for_run(rule, network)

@@ -31,9 +31,10 @@ FILL_KEYS = (
     "over",
     "set",
 )
+ON_A_GPU = ("gpu",)  # evaluations that need one
 # Evaluations that stand beside published numbers alone: a stage of one network may not be there
 # in another, and not every rule has a published time.
-BESIDE_PRINT = ("cost", "gpu")
+BESIDE_PRINT = ("cost", *ON_A_GPU)
 MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
 
 
@@ -63,9 +64,7 @@ class Table:
         for row in self.rows:
             for column in self.columns:
                 published, fill = row.published.get(column.key), self._fill(row, column)
-                printed = (column.beside or column.key) in row.published
-                beside = column.beside or (fill or {}).get("evaluation") in BESIDE_PRINT
-                if printed if beside else published is not None or fill is not None:
+                if published is not None or (fill is not None and _shown(row, column, fill)):
                     yield Cell(self.name, row, column, published, fill)
 
     def values(self) -> dict[Key, float]:
@@ -81,7 +80,23 @@ class Table:
         if row.cited or not row.fill:
             return None
         own = {"set": row.sets[column.key]} if column.key in row.sets else {}
-        return merge(merge(merge(self.fill, column.fill), row.fill), own)
+        fill = merge(merge(merge(self.fill, column.fill), row.fill), own)
+        return None if row.further and sets_rule(fill) else fill
+
+
+def sets_rule(fill: dict[str, Any]) -> bool:
+    """Whether a fill sets something of a rule, which another rule has not."""
+    return any(key.startswith("rule.") for key in fill.get("set", {}))
+
+
+def _shown(row: Row, column: Column, fill: dict[str, Any]) -> bool:
+    """Whether a cell that nobody published is one of the table."""
+    evaluation = fill.get("evaluation")
+    if row.further:
+        return evaluation not in ON_A_GPU
+    if column.beside:
+        return column.beside in row.published
+    return evaluation not in BESIDE_PRINT
 
 
 def table_names() -> list[str]:

@@ -13,11 +13,12 @@ from locbench.cells import Cell
 from locbench.commands import ENCODER_SUFFIXES, parent_of, set_aside, watched
 from locbench.console import describe
 from locbench.data.fingerprint import fingerprint
+from locbench.data.published import other_data
 from locbench.errors import UserError
 from locbench.recipes import Recipe, load_joint
 from locbench.records import Record, Store
 from locbench.registry import DETECTION_SETS, NETWORKS, RULES, suggest
-from locbench.reproduce import Options, Planner, failure, other_data
+from locbench.reproduce import Options, Planner, failure
 from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
 from locbench.tables import Table, load_table, table_names
 

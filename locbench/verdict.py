@@ -142,6 +142,12 @@ def judge(
     return Verdict(verdict.name, verdict.detail + rest)
 
 
+def unpublished(measured: Sequence[float], statuses: Sequence[str]) -> Verdict:
+    """Of what no paper has: only whether it was measured."""
+    there = Verdict("unpublished", "measured under the protocol of rows that the paper has")
+    return _without_numbers(measured, statuses) or there
+
+
 def _without_numbers(measured: Sequence[float], statuses: Sequence[str]) -> Verdict | None:
     """`diverged` and `not run`, which need no comparison."""
     lost = list(statuses).count("diverged")

@@ -17,6 +17,7 @@ from locbench.recipes import (
     recipe_names,
     with_overrides,
 )
+from locbench.registry import RULES
 
 IMAGENET = "loco/imagenet"
 
@@ -53,10 +54,19 @@ def keys():
 # --- what is shipped -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("scale", "wanted"), [("paper", 0.1), ("small", 0.1), ("smoke", 0.2)])
+def test_every_contrastive_rule_has_the_recipes_temperature(scale, wanted):
+    recipe = load_recipe(IMAGENET, scale)
+    rules = [rule for rule in RULES if not rule.kind and "temperature" in rule.settings]
+    assert {"simclr", "gim", "loco"} <= {rule.name for rule in rules}
+    for rule in rules:
+        assert recipe.for_run(rule.name, "resnet50").rule == {"temperature": wanted}
+
+
 def test_loco_imagenet_at_paper_scale_is_the_protocol_of_section_5_1():
     recipe = load_recipe(IMAGENET)
     assert recipe.name == IMAGENET and recipe.scale == "paper" and recipe.title
-    assert recipe.rule == {"temperature": 0.1}
+    assert recipe.rule == {}, "what it says is said of rules by name: others have their own"
     assert dataclasses.astuple(recipe.data) == ("imagenet", 224, 0, 0)
     assert dataclasses.astuple(recipe.network) == (1.0, 0, "imagenet")
     assert dataclasses.astuple(recipe.optimizer) == ("lars", 4.8, 0.9, 1e-6, 0.001)

@@ -8,6 +8,7 @@ from fabricate import fill, record, top1
 
 import locbench
 from locbench import reproduce
+from locbench.data.published import PUBLISHED_DATA
 from locbench.errors import RunFailed, UserError
 from locbench.frames import claim_values, frame
 from locbench.paths import runs_dir
@@ -227,7 +228,7 @@ def paper_line(store, score, **options):
 def imagenet(monkeypatch):
     """ImageNet is here, or so it seems; set other numbers of images with `imagenet["train"]`."""
     data = {"name": "imagenet", "version": 1, "checksum": "ab" * 32}
-    data |= reproduce.PUBLISHED_DATA["imagenet"]
+    data |= PUBLISHED_DATA["imagenet"]
     monkeypatch.setattr(reproduce, "fingerprint", lambda *arguments: data)
     return data
 

@@ -1,17 +1,36 @@
-"""Learning rules: each is a function from a network to a list of units."""
+"""Learning rules: each is a function from a network to a list of units.
+
+What a rule is written with, here or outside of locbench, is `from locbench.rules import Batch,
+Block, Network, Unit`; they are imported on first use, for they need torch.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from locbench.blame import blamed
 from locbench.errors import UserError
 from locbench.registry import RULES, suggest
 
 if TYPE_CHECKING:
-    from locbench.networks.base import Network
-    from locbench.training.engine import Unit
+    from locbench.networks.base import Block, Network
+    from locbench.training.engine import Batch, Unit
+
+__all__ = ["Batch", "Block", "Network", "Unit", "build_units", "check_settings", "keyword_defaults"]
+HOMES = {
+    "locbench.networks.base": ("Block", "Network"),
+    "locbench.training.engine": ("Batch", "Unit"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'locbench.rules' has no attribute '{name}'")
 
 
 def check_settings(known: Mapping[str, Any], name: str, settings: Mapping[str, Any]) -> None:
@@ -26,15 +45,41 @@ def check_settings(known: Mapping[str, Any], name: str, settings: Mapping[str, A
         number = isinstance(value, int) and not isinstance(value, bool) and wanted is float
         if type(value) is not wanted and not number:
             raise UserError(f"rule.{key} = {value!r}: rule '{name}' wants {wanted.__name__}")
-        if not isinstance(value, str) and value < 0:
+        if not isinstance(value, str) and value < 0 <= known[key]:
             raise UserError(f"rule.{key} = {value!r}: rule '{name}' wants no negative number")
 
 
 def build_units(name: str, network: Network, settings: Mapping[str, Any]) -> list[Unit]:
-    """The units of a registered rule on this network; UserError for a wrong name or setting."""
+    """The units of a registered rule on this network; UserError for a wrong name or setting.
+
+    And for what a rule from outside raises, or returns in the place of units.
+    """
     rule = RULES.get(name)
     check_settings(keyword_defaults(rule), name, settings)
-    return rule(network, **settings)
+    with blamed(name):
+        return _checked(rule(network, **settings), name, network)
+
+
+def _checked(units: Any, name: str, network: Network) -> list[Unit]:
+    """What a rule returned; UserError where it is not units of this network."""
+    from torch import nn
+
+    from locbench.training.engine import Unit
+
+    units = list(units) if isinstance(units, list | tuple) else units
+    if not isinstance(units, list) or not units or not all(isinstance(u, Unit) for u in units):
+        raise UserError(f"rule '{name}' must return a list of Units, not {_short(units)}")
+    for unit in units:
+        span = f"rule '{name}': unit [{unit.start}, {unit.stop})"
+        if not isinstance(unit.objective, nn.Module):
+            raise UserError(f"{span}: its objective must be a module, not {_short(unit.objective)}")
+        if not 0 <= unit.start < unit.stop <= len(network.blocks):
+            raise UserError(f"{span} does not fit a network of {len(network.blocks)} blocks")
+    return units
+
+
+def _short(value: Any) -> str:
+    return "an empty list" if value == [] else f"{type(value).__name__} {value!r:.60}"
 
 
 def keyword_defaults(rule: Callable) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""What the source of a rule says of it, read without importing it: help and lists need no torch."""
+
+from __future__ import annotations
+
+import ast
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from locbench.errors import UserError
+
+FIRST = "network"  # what a rule's first parameter is called
+LEARNS = ("views", "label")  # what a rule may learn from; the first where it does not say
+KINDS = (bool, int, float, str)  # of settings
+
+
+def parsed(text: bytes, where: str) -> ast.Module:
+    """The syntax tree of a file; UserError with the line for what is not Python."""
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise UserError(f"{where}, line {error.lineno}: not Python: {error.msg}") from error
+    except ValueError as error:  # a null byte
+        raise UserError(f"{where}: not Python: {error}") from error
+
+
+def functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    """The functions at the top level, by name."""
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def expected(name: str) -> str:
+    """The end of an error line: what a rule looks like."""
+    return f"expected a function {name}({FIRST}, *, setting=default) that returns a list of Units"
+
+
+def is_rule(function: ast.FunctionDef) -> bool:
+    """Whether its first parameter is the network."""
+    positional = [*function.args.posonlyargs, *function.args.args]
+    return bool(positional) and positional[0].arg == FIRST
+
+
+def settings(function: ast.FunctionDef, where: str) -> dict[str, Any]:
+    """A rule's keyword-only arguments and their defaults.
+
+    UserError for one without a default that can be read, and for other arguments after the network.
+    """
+    taken, where = function.args, f"{where}, line {function.lineno}: {function.name}"
+    others = [*taken.posonlyargs, *taken.args][1:]
+    others += [argument for argument in (taken.vararg, taken.kwarg) if argument is not None]
+    if others:
+        raise UserError(
+            f"{where}: '{others[0].arg}' is no setting: a rule takes {FIRST}, then keyword-only "
+            f"settings with defaults, as in def {function.name}({FIRST}, *, weight=0.5)"
+        )
+    found = {}
+    for argument, default in zip(taken.kwonlyargs, taken.kw_defaults, strict=True):
+        try:
+            found[argument.arg] = ast.literal_eval(default) if default is not None else None
+        except ValueError:
+            found[argument.arg] = None
+        if type(found[argument.arg]) not in KINDS:
+            raise UserError(
+                f"{where}: setting '{argument.arg}' needs a number, a text, True or False, written "
+                "out, as its default"
+            )
+    return found
+
+
+def learns(tree: ast.Module, where: str) -> str:
+    """What LEARNS, a constant of the module, says; UserError for what no rule learns from."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if not any(isinstance(target, ast.Name) and target.id == "LEARNS" for target in targets):
+            continue
+        value = getattr(node, "value", None)
+        said = value.value if isinstance(value, ast.Constant) else None
+        if said not in LEARNS:
+            raise UserError(f'{where}, line {node.lineno}: LEARNS must be "views" or "label"')
+        return said
+    return LEARNS[0]
+
+
+def summary(function: ast.FunctionDef) -> str:
+    """The first line of its docstring."""
+    return (ast.get_docstring(function) or "").partition("\n")[0]
+
+
+def module_file(module: str) -> Path:
+    """Where the source of a module lies, though no package of it is imported.
+
+    Raises ImportError where there is no such module, or it has no source.
+    """
+    first, *rest = module.split(".")
+    found = find_spec(first)
+    for k, _ in enumerate(rest, start=2):
+        places = None if found is None else found.submodule_search_locations
+        name = ".".join(module.split(".")[:k])
+        found = None if places is None else PathFinder.find_spec(name, places)
+    if found is None or not found.has_location or found.origin is None:
+        raise ImportError(f"no module {module}")
+    return Path(found.origin)
