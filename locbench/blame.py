@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from locbench.errors import UserError
 from locbench.registry import RULES, Entry
 
-CALLS_OBJECTIVES = "_objective"  # the method of the engine
+# What calls objectives, and works on what they return: methods of the engine and of the trainer.
+CALLERS = ("_objective", "train_step")
+CONTRACT = "; an objective returns a scalar loss and {name: detached scalar tensor}"
 
 
 def nothing(error: Exception) -> bool:
@@ -18,8 +20,12 @@ def nothing(error: Exception) -> bool:
 
 
 @contextmanager
-def blamed(rule: str, unless: Callable[[Exception], bool] = nothing) -> Iterator[None]:
-    """Errors that the code or an objective of this rule had a part in become a UserError.
+def blamed(
+    rule: str,
+    unless: Callable[[Exception], bool] = nothing,
+    becomes: type[UserError] = UserError,
+) -> Iterator[None]:
+    """Errors that the code or an objective of this rule had a part in become one for people.
 
     Others stay what they are, as do those that `unless` knows, and all of locbench's own rules.
     """
@@ -31,12 +37,14 @@ def blamed(rule: str, unless: Callable[[Exception], bool] = nothing) -> Iterator
         entry = RULES.known.get(rule)
         if entry is None or not entry.kind or unless(error) or not _had_part(entry, error):
             raise
-        raise UserError(f"rule '{rule}', {place(entry, error)}: {words(error)}") from error
+        where = place(entry, error)
+        hint = CONTRACT if where == entry.file else ""
+        raise becomes(f"rule '{rule}', {where}: {words(error)}{hint}") from error
 
 
 def _had_part(entry: Entry, error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
-    return any(frame.filename == entry.file or frame.name == CALLS_OBJECTIVES for frame in frames)
+    return any(frame.filename == entry.file or frame.name in CALLERS for frame in frames)
 
 
 def place(entry: Entry, error: BaseException) -> str:

@@ -59,7 +59,7 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
         record = _start(spec, shop, device)
         try:
             memory, began = PeakMemory(device), time.monotonic()
-            with blamed(spec.rule, _out_of_memory):
+            with blamed(spec.rule, _out_of_memory, RunFailed):
                 KINDS[spec.kind](spec, shop, record, device)
             record.cost.update(memory.read())
             record.cost.setdefault("wall_time_s", round(time.monotonic() - began, 2))

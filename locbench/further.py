@@ -7,13 +7,14 @@ one row more, with the labels that those rows share and the rule's name for the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from locbench.cells import Row
 from locbench.checked import merge
 from locbench.errors import UserError
+from locbench.recipes import load_recipe
 from locbench.registry import RULES
 from locbench.runs import TAUGHT_BY, UNTRAINED
 from locbench.tables import Table, sets_rule
@@ -22,10 +23,8 @@ METHOD = "method"  # the label that names a rule
 # What goes with a rule: its name, the file that the paper has of it, and how it was counted.
 OF_RULE = ("rule", "weights", "convention")
 
-Gives = Callable[[dict[str, Any]], str]  # what a fill's recipe gives to learn from
 
-
-def with_rules(table: Table, rules: Sequence[str], gives: Gives) -> Table:
+def with_rules(table: Table, rules: Sequence[str]) -> Table:
     """The table with a row for every rule and protocol, after the rows of that protocol.
 
     UserError for a table without a row that a rule could stand beside, and for a rule that learns
@@ -39,7 +38,7 @@ def with_rules(table: Table, rules: Sequence[str], gives: Gives) -> Table:
                 "or settings of one, or cannot be run here"
             )
         learns = RULES.entry(name).learns
-        fitting = [group for group in places if gives(merge(table.fill, group[0].fill)) == learns]
+        fitting = [group for group in places if _gives(table, group[0]) == learns]
         if not fitting:
             other = next(kind for kind in TAUGHT_BY if kind != learns)
             raise UserError(
@@ -66,6 +65,10 @@ def _protocols(table: Table) -> list[list[Row]]:
         found.setdefault(key, []).append(row)
     columns = [merge(table.fill, column.fill) for column in table.columns]
     return [] if all(map(sets_rule, columns)) else list(found.values())
+
+
+def _gives(table: Table, row: Row) -> str:
+    return load_recipe(merge(table.fill, row.fill)["recipe"]).gives
 
 
 def _rule(table: Table, row: Row) -> str | None:

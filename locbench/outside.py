@@ -58,7 +58,8 @@ class FileRule(Entry):
             module.__file__ = self.file
             sys.modules[name] = module  # dataclasses, among others, look there for their module
             try:
-                exec(compile(self.text, self.file, "exec"), vars(module))
+                code = compile(self.text, self.file, "exec", dont_inherit=True)
+                exec(code, vars(module))
             except BaseException as error:
                 del sys.modules[name]
                 if isinstance(error, KeyboardInterrupt):
@@ -119,6 +120,8 @@ def rule_name(word: str) -> str:
     UserError for an unknown name, and for a file that holds no rule or would hide another.
     """
     if not word.endswith(SUFFIX):
+        if word not in RULES.known and (file := Path(word + SUFFIX)).is_file():
+            raise UserError(f"unknown rule '{word}'; did you mean the file {file}?")
         return RULES.entry(word).name
     return _add(read_file(Path(word)))
 

@@ -19,7 +19,7 @@ from locbench.outside import rule_names
 from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
-from locbench.runs import COSTS, FIRST_SEED, UNTRAINED, RunSpec
+from locbench.runs import COSTS, FIRST_SEED, TRAINED, UNTRAINED, RunSpec
 from locbench.tables import Table
 from locbench.workshop import Workshop
 
@@ -285,8 +285,7 @@ def make_plan(table: Table, options: Options) -> Plan:
         raise UserError(f"unknown scale '{options.scale}'{suggest(options.scale, SCALES)}")
     planner, keys = Planner(options), [column.key for column in table.columns]
     if options.rules:
-        names = rule_names(options.rules)
-        table = with_rules(table, names, lambda fill: planner.recipe(fill, {}).gives)
+        table = with_rules(table, rule_names(options.rules))
     wanted = [cell for cell in table.cells() if _wanted(cell, options, keys)]
     if not wanted:
         labels = dict.fromkeys(str(v) for row in table.rows for v in row.labels.values())
@@ -357,13 +356,15 @@ def run_all(
     """Carry out the runs that have no record yet; returns one line for each that failed.
 
     Those that others need come first. A failed run ends only what depends on it. What detectors
-    need is looked for before anything is trained.
+    need is looked for before anything is trained, and so are rules from outside.
     """
     lines: list[str] = []
     lost: set[str] = set()
     for spec in to_run(specs, workshop.store):
         if spec.kind == "detect":
             workshop.data(spec)
+        if spec.kind in TRAINED and RULES.entry(spec.rule).kind:
+            RULES.get(spec.rule)  # of rules from outside it is not known yet that they can be
     for spec in specs:
         if spec.parent is not None and spec.parent.id in lost:
             lost.add(spec.id)

@@ -69,7 +69,13 @@ def _checked(units: Any, name: str, network: Network) -> list[Unit]:
     units = list(units) if isinstance(units, list | tuple) else units
     if not isinstance(units, list) or not units or not all(isinstance(u, Unit) for u in units):
         raise UserError(f"rule '{name}' must return a list of Units, not {_short(units)}")
+    spans = [(unit.start, unit.stop) for unit in units]
     for unit in units:
+        if spans.count((unit.start, unit.stop)) > 1:
+            raise UserError(
+                f"rule '{name}' has several units [{unit.start}, {unit.stop}): give one of them an "
+                "objective that adds the losses"
+            )
         span = f"rule '{name}': unit [{unit.start}, {unit.stop})"
         if not isinstance(unit.objective, nn.Module):
             raise UserError(f"{span}: its objective must be a module, not {_short(unit.objective)}")

@@ -107,7 +107,7 @@ class Trainer:
         losses, logs = self.engine.step(self.feed.batch(self.step))
         self.guard.step(self.optimizer, losses)
         self._figures = [(n, key) for n, log in zip(self.names, logs, strict=True) for key in log]
-        logged = [log[key] for log in logs for key in log]
+        logged = [log[key].detach() for log in logs for key in log]
         self._pending.append(torch.stack([*losses.unbind(), *logged]))
         self.step += 1
 
@@ -131,6 +131,8 @@ class Trainer:
         """One more point of every curve, after `done` steps."""
         self.curves["step"].append(done)
         self.curves["lr"].append(self.learning_rate(done))
+        if any(key == "loss" for _, key in self._figures):
+            raise UserError("an objective logs 'loss', which is in the record anyway: rename it")
         keys = [*((name, "loss") for name in self.names), *self._figures]
         for (name, key), value in zip(keys, figures, strict=True):
             short = float(f"{value:.6g}")  # of 55 units the digits fill a record
