@@ -34,8 +34,8 @@ def with_rules(table: Table, rules: Sequence[str]) -> Table:
     for name in rules:
         if not places:
             raise UserError(
-                f"{table.name} has no place for rule '{name}': its rows and columns are no rules, "
-                "or settings of one, or cannot be run here"
+                f"{table.name} has no place for rule '{name}': no row of it is a method that is "
+                "trained here, or its columns are settings of its own methods"
             )
         learns = RULES.entry(name).learns
         fitting = [group for group in places if _gives(table, group[0]) == learns]

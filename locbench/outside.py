@@ -126,10 +126,10 @@ def rule_name(word: str) -> str:
     return _add(read_file(Path(word)))
 
 
-def rule_names(given: Sequence[str]) -> list[str]:
-    """`rule_name` of several, each once; UserError for different files of one name."""
+def rule_names(given: str | Sequence[str]) -> list[str]:
+    """`rule_name` of one or several, each once; UserError for different files of one name."""
     versions: dict[str, Any] = {}
-    for word in given:
+    for word in [given] if isinstance(given, str) else given:
         name = rule_name(word)
         version = RULES.entry(name).version
         if versions.setdefault(name, version) != version:

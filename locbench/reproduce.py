@@ -47,7 +47,7 @@ class Options:
     data_root: Path | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     assume_data: bool = False
-    rules: Sequence[str] = ()
+    rules: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

@@ -20,7 +20,8 @@ def parsed(text: bytes, where: str) -> ast.Module:
     try:
         return ast.parse(text)
     except SyntaxError as error:
-        raise UserError(f"{where}, line {error.lineno}: not Python: {error.msg}") from error
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise UserError(f"{where}{line}: not Python: {error.msg}") from error
     except ValueError as error:  # a null byte
         raise UserError(f"{where}: not Python: {error}") from error
 

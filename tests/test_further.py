@@ -212,7 +212,7 @@ def test_claims_and_margins(store, views):
 
 def test_what_did_not_end_is_said(store, views):
     plan = plan_of("loco/table1", views, rows="mine resnet-50", columns="linear_top1")
-    frame = locbench.table("loco/table1", rules=[views], rows="mine", columns="linear_top1")
+    frame = locbench.table("loco/table1", rules=views, rows="mine", columns="linear_top1")
     assert list(frame[frame.method == "mine"].verdict) == ["not run"] * 2
     pretraining = next(spec for spec in plan.runs() if spec.kind == "pretrain")
     store.save(record(pretraining, status="diverged", error="the loss was not finite"))

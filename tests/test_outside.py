@@ -8,7 +8,7 @@ import sys
 import pytest
 from fabricate import SETS, call, complaint, image_folder
 
-from locbench import outside
+from locbench import outside, transfer
 from locbench.errors import UserError
 from locbench.paths import runs_dir
 from locbench.records import Store
@@ -49,7 +49,7 @@ def write(tmp_path):
     def write_file(text, name="mine.py"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
     return write_file
@@ -115,6 +115,7 @@ def test_the_rule_is_named_like_the_file_or_the_only_one(write, name, text):
         ("LEARNS: str = f()\ndef mine(network): 1", "line 1: LEARNS must be"),
         ("def mine(network)\n", "line 1: not Python"),
         ("def mine(network): 1\n\0", "not Python"),
+        (b"x = '\xff'\ndef mine(network): 1", "not Python"),
     ],
 )
 def test_a_file_without_a_rule_says_what_was_expected(write, text, wanted):
@@ -253,6 +254,9 @@ def test_a_changed_file_makes_other_runs_and_each_can_be_probed(capsys, write, t
         assert code == 0, err
         probed = json.loads(out)
         assert probed["parent"] == record.id and probed["rule"]["version"] == record.rule["version"]
+        RULES.entries.pop("mine")
+        (detector,) = transfer.plan(transfer.Asked("shapes"), record.id, store, None).specs
+        assert detector.parent.id == record.id
 
 
 def test_a_copy_that_was_changed_is_refused(capsys, write, tiny):
