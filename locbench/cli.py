@@ -23,6 +23,7 @@ from locbench.arguments import (
     Sets,
     check_words,
 )
+from locbench.cost_command import cost
 from locbench.data_commands import data_app
 from locbench.errors import CheckFailed, UserError
 
@@ -288,6 +289,7 @@ def downstream(
 
 
 app.add_typer(data_app, name="data")
+app.command()(cost)
 
 
 def _carry_out(

@@ -17,14 +17,18 @@ from locbench.cost.counts import CONVENTIONS, GIGA, Part, parts
 from locbench.cost.measured import Case, measure
 from locbench.cost.traced import VIEWS, TracedStep, trace
 from locbench.data.fingerprint import fingerprint
+from locbench.data.published import PUBLISHED_DATA
 from locbench.errors import UserError
 from locbench.networks import make_network
+from locbench.outside import rule_name
 from locbench.recipes import Recipe, load_recipe
+from locbench.records import environment
 from locbench.registry import NETWORKS, RULES, suggest
-from locbench.reproduce import PUBLISHED_DATA, can_run, known_to
+from locbench.reproduce import can_run, known_to
 from locbench.rules import build_units
-from locbench.runs import RunSpec
+from locbench.runs import UNTRAINED, RunSpec
 from locbench.tables import load_table, table_names
+from locbench.training.guard import pick_device
 from locbench.transfer import PRETRAINING
 
 if TYPE_CHECKING:
@@ -166,7 +170,8 @@ def bills(asked: Asked) -> tuple[list[Bill], Bill]:
 
 
 def _bill(asked: Asked, words: str) -> Bill:
-    rule, _, settings = words.partition(":")
+    word, _, settings = words.partition(":")
+    rule = rule_name(word)
     known = RULES.entry(rule).settings
     own = parse_overrides([f"rule.{pair}" for pair in settings.split(",") if pair])
     common = known_to(rule, asked.overrides)
@@ -196,8 +201,8 @@ def _recipe_of(rule: str, network: str) -> tuple[str, dict[str, Any]]:
                 sets = cell.fill.get("set", {}).items()
                 kept = ("optimizer.", "training.", "schedule.")
                 return cell.fill["recipe"], {k: v for k, v in sets if k.startswith(kept)}
-            trained = RULES.entries.get(cell.fill["rule"])
-            if trained is not None and trained.learns == learns:
+            its = cell.fill["rule"]
+            if its != UNTRAINED and RULES.entry(its).learns == learns:
                 other = other or cell.fill["recipe"]
     return other or PRETRAINING[learns], {}
 
@@ -246,20 +251,34 @@ def _print(found: list[Bill], rival: Bill, asked: Asked, out: Console) -> None:
     spec = found[0].spec
     recipe, views = spec.recipe, VIEWS[spec.recipe.gives]
     images = f"{recipe.training.batch:,} images" + (", two views each," if views == 2 else "")
-    out.print(
-        Text(f"{spec.network} under {recipe.name} ({recipe.scale})", style="bold"),
-        f"a step: {images} of {recipe.data.resolution} pixels, fp32",
-        sep="   ",
-    )
+    out.print(Text(f"{spec.network} under {recipe.name} ({recipe.scale})", style="bold"))
+    out.print(f"a step: {images} of {recipe.data.resolution} pixels, in fp32")
     out.print(_totals(found, rival))
-    for bill in found:
-        out.print(Text(f"{bill.name}, by {asked.each}", style="bold"))
-        out.print(_by_part(bill, asked.each))
+    for alike in _grouped(found):
+        names = ", ".join(bill.name for bill in alike)
+        out.print(Text(f"{names}: by {asked.each}", style="bold"))
+        out.print(_by_part(alike[0], asked.each))
     if asked.measured:
-        out.print(Text(f"Measured, {asked.device}", style="bold"))
+        out.print(Text(f"Measured on {_machine(asked.device)}", style="bold"))
         out.print(_measurements(found, rival))
     for line in _notes(rival, asked.measured):
         out.print(Text(line), style="dim")
+
+
+def _machine(name: str) -> str:
+    device = pick_device(name)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{environment()['processor'] or 'a CPU'}, {torch.get_num_threads()} threads"
+
+
+def _grouped(found: list[Bill]) -> list[list[Bill]]:
+    """Bills of the same counts together, such as BP's with and without checkpointing."""
+    groups: list[list[Bill]] = []
+    for bill in found:
+        same = next((group for group in groups if group[0].parts == bill.parts), None)
+        groups.append([bill]) if same is None else same.append(bill)
+    return groups
 
 
 def _grid(*heads: str) -> Any:
@@ -267,15 +286,19 @@ def _grid(*heads: str) -> Any:
     from rich.table import Table as Grid
 
     grid = Grid(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in grid.columns:
+        column.no_wrap = True
     for column in grid.columns[1:]:
         column.justify = "right"
     return grid
 
 
 def _totals(found: list[Bill], rival: Bill) -> Any:
+    largest = max(bill.step.peak_bytes for bill in found)
+    unit, size = ("GB", GIGA) if largest >= GIGA else ("MB", 1e6)
     grid = _grid(
-        "rule", "parameters\nnetwork", "auxil. [M]", "multiply-adds\nnetwork", "auxiliary",
-        "total [G]", "all\nops [G]", "kept\n[GB]", "peak\n[GB]", f"{rival.name}\n/ kept",
+        "\nrule", "weights\n[M]", "auxil.\n[M]", "MACs\n[G]", "auxil.\n[G]", "total\n[G]",
+        "all ops\n[G]", f"kept\n[{unit}]", f"peak\n[{unit}]", f"{rival.name}\n/ kept",
     )  # fmt: skip
     for bill in found:
         network, auxiliary = (bill.total(PLAIN, own) / GIGA for own in (False, True))
@@ -288,8 +311,8 @@ def _totals(found: list[Bill], rival: Bill) -> Any:
             f"{auxiliary:.4f}",
             f"{network + auxiliary:.4f}",
             f"{everything:.4f}",
-            f"{bill.step.saved_bytes / GIGA:.2f}",
-            f"{bill.step.peak_bytes / GIGA:.2f}",
+            f"{bill.step.saved_bytes / size:,.2f}",
+            f"{bill.step.peak_bytes / size:,.2f}",
             f"{rival.step.saved_bytes / bill.step.saved_bytes:.2f}x",
         )
     return grid
@@ -297,7 +320,7 @@ def _totals(found: list[Bill], rival: Bill) -> Any:
 
 def _by_part(bill: Bill, each: str) -> Any:
     grid = _grid(
-        each, "output", "parameters", "auxiliary", "multiply-adds [M]", "auxiliary", "share [%]"
+        each, "output", "weights", "auxiliary", "MACs [M]", "auxiliary [M]", "share of MACs [%]"
     )
     whole = sum(bill.total(PLAIN, own) for own in (False, True))
     for name, group in bill.grouped(each):
@@ -343,9 +366,9 @@ def _measurements(found: list[Bill], rival: Bill) -> Any:
 
 def _notes(rival: Bill, measured: bool) -> list[str]:
     lines = [
-        "A multiply-add counts as one, of one image's forward pass: of convolutions and linear "
-        "layers; 'all ops' adds batch norm (2 an element), average pooling (1 an input element) "
-        "and bilinear interpolation (4 an output element), as fvcore does.",
+        "MACs: multiply-adds, each counted as one, of one image's forward pass through "
+        "convolutions and linear layers; 'all ops' adds batch norm (2 an element), average pooling "
+        "(1 an input element) and bilinear interpolation (4 an output element), as fvcore does.",
         "Kept: the most at once that autograd keeps of a step. Peak: all that the step allocates, "
         "gradients too; weights and the optimizer's state are there before. Both traced without "
         f"running. {rival.name} / kept: how many times more {rival.name} keeps.",
