@@ -21,12 +21,14 @@ class Reach:
     """The largest gradient a unit's loss leaves in each stage, and what the rule allows.
 
     Judged by blocks, which a unit may hold a part of a stage of: `faults` are the indices of those
-    that have a gradient and must not, or have none and should.
+    that have a gradient and must not, or have none and should. `tied` are stages that the loss
+    reaches by the unit's ties, outside of the blocks that it updates.
     """
 
     unit: str
     auxiliary: str
     allowed: tuple[bool, ...]
+    tied: tuple[bool, ...]
     gradients: tuple[float, ...]
     faults: tuple[int, ...]
 
@@ -37,7 +39,7 @@ class Reach:
 
     @property
     def holds(self) -> bool:
-        """A gradient in every block that it may update, exactly zero in all others."""
+        """A gradient in every block that it may update or ties, exactly zero in all others."""
         return not self.faults
 
 
@@ -158,13 +160,19 @@ def _reach(net: Network, unit: Unit, gradients: dict[nn.Parameter, Tensor]) -> R
         )
         for block in net.blocks
     ]
-    updated = set(unit.updated_blocks())
+    updated, ties = set(unit.updated_blocks()), {id(p) for p in unit.ties}
+    tied = {
+        index
+        for index, block in enumerate(net.blocks)
+        if index not in updated and any(id(p) in ties for p in block.parameters())
+    }
     return Reach(
         unit=unit_name(net, unit),
         auxiliary=getattr(unit.objective, "description", type(unit.objective).__name__),
         allowed=tuple(bool(updated & set(stage)) for stage in net.stages),
+        tied=tuple(bool(tied & set(stage)) for stage in net.stages),
         gradients=tuple(max(largest[b] for b in stage) for stage in net.stages),
-        faults=tuple(b for b, g in enumerate(largest) if (g > 0) != (b in updated)),
+        faults=tuple(b for b, g in enumerate(largest) if (g > 0) != (b in updated | tied)),
     )
 
 

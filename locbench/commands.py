@@ -307,7 +307,8 @@ def audit_report(
         title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
     )  # fmt: skip
     for unit in result.units:
-        cells = [f"{g:.2e}" if g else "0" for g in unit.gradients]
+        pairs = zip(unit.gradients, unit.tied, strict=True)
+        cells = [f"{g:.2e}{' tied' if t else ''}" if g else "0" for g, t in pairs]
         shown.add_row(unit.unit, unit.auxiliary, *cells, "yes" if unit.holds else "[red]NO[/red]")
     console.print(shown)
     console.print(

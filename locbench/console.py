@@ -58,8 +58,7 @@ def describe(spec: RunSpec) -> str:
         what = f"detect ({' '.join(spec.detection_words)})"
     if spec.kind in COSTS:
         what = COST_WORDS[spec.kind]
-    told = spec.kind in ("train", *COSTS)
-    depth = "".join(f" {word}" for word in spec.variant) if told else ""
+    depth = "".join(f" {word}" for word in spec.variant) if spec.told_apart else ""
     protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
     seed = "" if spec.seed == FIRST_SEED or spec.kind in COSTS else f", seed {spec.seed}"
     return f"{what} {spec.rule}{depth} {spec.network}{protocol}{seed}"

@@ -30,6 +30,9 @@ COSTS = (*COUNTED, *MEASURED)  # kinds that need neither data nor training
 TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule with labels: train
 # How settings that are numbers are told in a run's name, as in the papers.
 LETTERS = {"depth": "d", "multiplier": "m", "decay": "r"}
+LETTERS |= {"unit_stages": "stages", "shared_blocks": "shared", "penalty": "l2_"}
+# Of contrastive rules, where the encoder is what is told apart: what only a decoder has.
+DECODER_LETTERS = {"decoder_blocks": "conv", "mlp_layers": "mlp"}
 # What a probe's images go through; the rest of the augmentation is pretraining's alone.
 PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 
@@ -128,17 +131,27 @@ class RunSpec:
     @property
     def variant(self) -> list[str]:
         """Words that tell a rule's forms apart for people: d6, r0.9, sequential, conv3x3, m1.42."""
-        words = []
-        if self.rule == UNTRAINED:
-            return words
+        if self.rule in (UNTRAINED, FILE, PIXELS):
+            return []
+        words, letters = [], LETTERS
+        if self.kind not in COSTS:
+            letters = LETTERS | DECODER_LETTERS
         for key, value in sorted(self._own_settings().items()):
             if isinstance(value, bool):
                 words.append(key if value else f"no_{key}")
+            elif key == "decoder":
+                words.append(f"{value}_{key}")
             elif isinstance(value, str):
                 words.append(value.replace("/", "-").replace(" ", "_"))
-            elif key in LETTERS:
-                words.append(f"{LETTERS[key]}{value:g}")
+            elif key in letters:
+                words.append(f"{letters[key]}{value:g}")
         return words
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether its name says which form of the rule it is of, or read what that trained."""
+        contrastive = self.rule in RULES.names() and RULES.entry(self.rule).learns == "views"
+        return contrastive or self.kind in ("train", *COSTS)
 
     @property
     def detection_words(self) -> list[str]:
@@ -172,7 +185,7 @@ class RunSpec:
         parts = [self.kind]
         if self.kind != "pixels":
             parts += [self.rule if self.encoder_file is None else FILE, self.network]
-        if self.kind in ("train", *COSTS):
+        if self.told_apart:
             parts += self.variant
         if self.kind == "train":
             parts.append(self.fingerprint["name"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -50,17 +51,21 @@ def mlp(channels: int, layers: int, dimension: int) -> nn.Sequential:
 
 
 class Decoder(nn.Module):
-    """[conv blocks with down-sampling] - global average pool - MLP -> [2N, dimension].
+    """[conv blocks] - global average pool - MLP -> [2N, dimension].
 
-    The conv blocks are of the kind of the block they follow, channels kept, stride 2: LoCo's
-    "1 conv block" decoder has one (sec. 5.4), the plain decoder none (sec. 5.1).
+    `conv_blocks` are blocks, or how many of the kind of the block they follow, channels kept,
+    stride 2: LoCo's "1 conv block" decoder has one (sec. 5.4), the plain decoder none (sec. 5.1).
     """
 
-    def __init__(self, block: Block, conv_blocks: int, mlp_layers: int, dimension: int) -> None:
+    def __init__(
+        self, block: Block, conv_blocks: int | Sequence[Block], mlp_layers: int, dimension: int
+    ) -> None:
         super().__init__()
-        channels = block.out_channels
-        self.convs = nn.Sequential(*(block.like(channels, channels, 2) for _ in range(conv_blocks)))
-        self.mlp = mlp(channels, mlp_layers, dimension)
+        width = block.out_channels
+        if isinstance(conv_blocks, int):
+            conv_blocks = [block.like(width, width, 2) for _ in range(conv_blocks)]
+        self.convs = nn.Sequential(*conv_blocks)
+        self.mlp = mlp([block, *conv_blocks][-1].out_channels, mlp_layers, dimension)
 
     def forward(self, features: Tensor) -> Tensor:
         """features [2N, C, H, W] -> projections [2N, dimension]."""
@@ -89,7 +94,7 @@ class Contrastive(nn.Module):
         self,
         block: Block,
         temperature: float,
-        conv_blocks: int,
+        conv_blocks: int | Sequence[Block],
         mlp_layers: int,
         dimension: int = 128,
     ) -> None:
@@ -98,7 +103,8 @@ class Contrastive(nn.Module):
             raise UserError(f"rule.temperature = {temperature}: give a number above 0, such as 0.1")
         self.decoder = Decoder(block, conv_blocks, mlp_layers, dimension)
         self.temperature = temperature
-        convs = {0: "", 1: "1 conv block + "}.get(conv_blocks, f"{conv_blocks} conv blocks + ")
+        count = len(self.decoder.convs)
+        convs = {0: "", 1: "1 conv block + "}.get(count, f"{count} conv blocks + ")
         self.description = f"{convs}{mlp_layers}-layer MLP"
 
     @property

@@ -8,19 +8,21 @@ sharing" row of Table 5 has `decoder_blocks = 1`.
 from __future__ import annotations
 
 from locbench.networks.base import Network
-from locbench.rules.contrastive import Contrastive
+from locbench.rules.decoders import Decoders
 from locbench.training.engine import Unit
 
 
 def gim(
-    network: Network, *, temperature: float = 0.1, decoder_blocks: int = 0, mlp_layers: int = 2
+    network: Network,
+    *,
+    temperature: float = 0.1,
+    decoder: str = "blocks",
+    decoder_blocks: int = 0,
+    decoder_downsampling: bool = True,
+    mlp_layers: int = 2,
 ) -> list[Unit]:
-    """One unit a stage, disjoint."""
+    """One unit a stage, disjoint. The decoders' settings: see `Decoders`."""
+    made = Decoders(temperature, decoder, decoder_blocks, decoder_downsampling, mlp_layers)
     return [
-        Unit(
-            stage.start,
-            stage.stop,
-            Contrastive(network.blocks[stage[-1]], temperature, decoder_blocks, mlp_layers),
-        )
-        for stage in network.stages
+        Unit(stage.start, stage.stop, made.after(network, stage[-1])) for stage in network.stages
     ]

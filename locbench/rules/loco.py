@@ -3,26 +3,37 @@
 Units {S1, S2}, {S2, S3}, {S3, S4}. The loss at the end of a unit reaches both of its stages, so a
 shared stage is trained by its own loss and by that of the stage above; the sum is not weighted.
 The last stage is only in the last unit. Decoder: one conv block with down-sampling, then the MLP.
+
+Other ways of sharing (sec. 5.5, Table 5), and units of more stages: see `locbench.rules.sharing`.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from functools import partial
 
 from locbench.networks.base import Network
-from locbench.rules.contrastive import Contrastive
+from locbench.rules.decoders import Decoders
+from locbench.rules.sharing import Sharing
 from locbench.training.engine import Unit
 
 
 def loco(
-    network: Network, *, temperature: float = 0.1, decoder_blocks: int = 1, mlp_layers: int = 2
+    network: Network,
+    *,
+    temperature: float = 0.1,
+    decoder: str = "blocks",
+    decoder_blocks: int = 1,
+    decoder_downsampling: bool = True,
+    mlp_layers: int = 2,
+    sharing: str = "stage",
+    shared_blocks: int = 0,
+    penalty: float = 0.0,
+    unit_stages: int = 2,
 ) -> list[Unit]:
-    """One unit for every pair of neighbouring stages."""
-    return [
-        Unit(
-            lower.start,
-            upper.stop,
-            Contrastive(network.blocks[upper[-1]], temperature, decoder_blocks, mlp_layers),
-        )
-        for lower, upper in pairwise(network.stages)
-    ]
+    """One unit for every pair of neighbouring stages, or as `sharing` and `unit_stages` say.
+
+    The decoders' settings: see `Decoders`; the others: see `Sharing`.
+    """
+    made = Decoders(temperature, decoder, decoder_blocks, decoder_downsampling, mlp_layers)
+    shared = Sharing(sharing, shared_blocks, penalty, unit_stages)
+    return shared.units(network, partial(made.after, network))

@@ -7,14 +7,23 @@ The decoder is a global average pool and a 2-layer MLP; an extra conv block brin
 from __future__ import annotations
 
 from locbench.networks.base import Network
-from locbench.rules.contrastive import Contrastive
+from locbench.rules.decoders import Decoders
 from locbench.training.engine import Unit
 
 
 def simclr(
-    network: Network, *, temperature: float = 0.1, decoder_blocks: int = 0, mlp_layers: int = 2
+    network: Network,
+    *,
+    temperature: float = 0.1,
+    decoder: str = "blocks",
+    decoder_blocks: int = 0,
+    decoder_downsampling: bool = True,
+    mlp_layers: int = 2,
 ) -> list[Unit]:
-    """One unit {S1 ... S4}: gradients go from the last stage down to the stem."""
-    last = network.blocks[-1]
-    objective = Contrastive(last, temperature, decoder_blocks, mlp_layers)
-    return [Unit(0, len(network.blocks), objective)]
+    """One unit {S1 ... S4}: gradients go from the last stage down to the stem.
+
+    The decoder's settings: see `Decoders`.
+    """
+    made = Decoders(temperature, decoder, decoder_blocks, decoder_downsampling, mlp_layers)
+    count = len(network.blocks)
+    return [Unit(0, count, made.after(network, count - 1))]
