@@ -61,18 +61,19 @@ class Cell:
     column: Column
     published: Published | None
     fill: dict[str, Any] | None
+    own: bool = False  # of a table of ours, which has a place for what nobody published
+
+    @property
+    def inside(self) -> bool:
+        """Whether it stands in the table itself; what has no place in print is shown beside it."""
+        if self.row.further:
+            return self.own or not self.column.ours
+        return self.own or self.published is not None or self.row.cited
 
     @property
     def key(self) -> Key:
         """What claims call this cell: row index and column key."""
         return self.row.index, self.column.key
-
-    @property
-    def beside(self) -> bool:
-        """Whether it stands beside the paper's table: what is not in print, but further rows."""
-        if self.row.further:
-            return self.column.ours
-        return self.published is None and not self.row.cited
 
     @property
     def metric(self) -> str:

@@ -118,7 +118,6 @@ def _watched(specs: list[RunSpec], store: Store, root: Path | None, device: str)
 
 def render(plan: Plan, store: Store, format: str) -> str:
     """The table with verdicts and claims, then what is shown beside it (baselines, ours)."""
-    import pandas as pd
 
     table, cells = plan.table, frame(plan, store)
     claims = judged_claims(plan, cells)
@@ -136,11 +135,10 @@ def render(plan: Plan, store: Store, format: str) -> str:
         later = [label for label in later if label not in first] or ["further rows"]
         note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(later)}."
         whole = replace(whole, footnotes=[*whole.footnotes, note])
-    beside = pd.Series([planned.cell.beside for planned in plan.cells], cells.index)
-    # Nor is there a place in print for what was left out: it is not shown at all.
-    empty = zip(beside & cells["measured"].isna(), plan.cells, strict=True)
+    # Without a place in the table, what was left out is not shown at all.
+    empty = zip(cells["beside"] & cells["measured"].isna(), plan.cells, strict=True)
     kept = [not (nothing and planned.later) for nothing, planned in empty]
-    cells, beside = cells[kept], beside[kept]
+    cells, beside = cells[kept], cells["beside"][kept]
     console = terminal() if format == "rich" else None
     parts = [replace(whole, frame=cells[~beside])] if not beside.all() else []
     if beside.any():
@@ -311,6 +309,8 @@ def audit_report(
         cells = [f"{g:.2e}{' tied' if t else ''}" if g else "0" for g, t in pairs]
         shown.add_row(unit.unit, unit.auxiliary, *cells, "yes" if unit.holds else "[red]NO[/red]")
     console.print(shown)
+    if any(any(unit.tied) for unit in result.units):
+        console.print("tied: a penalty reaches these blocks, which another unit updates as well.")
     console.print(
         f"float64; 0 is exactly zero. The engine's gradients differ from the sum of the units' by "
         f"at most {result.engine_error:.1e} of the largest entry of a parameter's gradient."

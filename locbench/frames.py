@@ -62,6 +62,7 @@ def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
         "decimals": column.decimals,
         "cited": cell.row.cited,
         "baseline": planned.baseline,
+        "beside": planned.baseline or not cell.inside,
         "runs": " ".join(spec.id for spec in planned.specs),
     }
 
@@ -91,7 +92,7 @@ def _judge(
     cell, published = planned.cell, planned.cell.published
     if cell.row.cited:
         return verdict.Verdict("cited", "the paper only quotes this number")
-    if planned.baseline or cell.beside:
+    if planned.baseline or not cell.inside:
         return verdict.Verdict("", "no published number")
     if published is None:
         return verdict.unpublished(values, statuses)

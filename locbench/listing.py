@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from locbench import registry
-from locbench.check import place, reference_store
+from locbench.check import reference_store
 from locbench.errors import UserError
 from locbench.paths import recipes_dir
 from locbench.recipes import Recipe, load_recipe
@@ -26,28 +26,28 @@ def _tables(store: Store) -> Listing:
     rows = []
     for name in table_names():
         table = load_table(name)
-        published = [cell for cell in table.cells() if cell.published is not None]
-        here = sum(can_run(cell) for cell in published)
+        inside = [cell for cell in table.cells() if cell.inside]
+        here = sum(can_run(cell) for cell in inside)
         filled = {scale: _filled(table, scale, store) for scale in ("smoke", "small")}
         records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
-        rows.append([name, table.title, len(published), here, records])
+        rows.append([name, table.title, len(inside), here, records])
     return "Published tables", ["table", "title", "cells", "can run", "records"], rows
 
 
 def _filled(table: Table, scale: str, store: Store) -> int:
-    """Published cells that have a record, here or among the committed results."""
+    """Cells of the table that have a record, here or among the committed results."""
     if not any(can_run(cell) for cell in table.cells()):
         return 0
-    places = {place(id) for id in reference_store().ids()}
     have = {record.id for record in store.readable() if record.status == "done"}
+    have |= set(reference_store().ids())
     try:
         plan = make_plan(table, Options(scale))
     except UserError:  # data of this scale is not here, so nothing can be told
         return 0
     return sum(
-        any(spec.id in have or place(spec.id) in places for spec in planned.specs)
+        any(spec.id in have for spec in planned.specs)
         for planned in plan.cells
-        if planned.cell.published is not None
+        if planned.cell.inside and not planned.baseline
     )
 
 
@@ -160,7 +160,7 @@ def published_table(table: Table, console: Console) -> None:
     console.print()
     for claim in table.claims:
         result = claim.judge(table.values())
-        mark = {True: "holds", False: "does not hold", None: "open"}[result.holds]
+        mark = {True: "holds", False: "does not hold", None: "is open"}[result.holds]
         console.print(Text(f"Claim: {claim.text}. In print it {mark} ({result.detail})"))
 
 

@@ -16,6 +16,7 @@ from locbench.runs import PIXELS, UNTRAINED, RunSpec
 class Margin:
     """A method's mean accuracy over networks minus the baseline's on the same, in points.
 
+    `forms` is how many runs of a network the mean is over, where a table has several of a method.
     `error` is the standard error that comes from the finite number of test images: binomial, as if
     method and baseline had been tested on different images, which overstates it. It says nothing
     of how seeds differ.
@@ -24,11 +25,13 @@ class Margin:
     method: str
     baseline: str
     networks: int
+    forms: int
     points: float
     error: float
 
     def __str__(self) -> str:
-        return f"{self.method} {self.points:+.1f} ± {self.error:.1f}"
+        several = f" (mean of {self.forms} forms)" if self.forms > 1 else ""
+        return f"{self.method}{several} {self.points:+.1f} ± {self.error:.1f}"
 
 
 def _variance(record: Record) -> float:
@@ -47,7 +50,8 @@ def _margin(method: str, baseline: str, pairs: list[tuple[Record, Record]]) -> M
             weights[record.id] = weights.get(record.id, 0) + 1 / len(pairs)
     variance = sum(weight**2 * _variance(records[id]) for id, weight in weights.items())
     networks = len({a.network["name"] for a, _ in pairs})
-    return Margin(method, baseline, networks, fmean(differences), math.sqrt(variance))
+    forms = len({(a.network["name"], repr(a.rule.get("settings"))) for a, _ in pairs}) // networks
+    return Margin(method, baseline, networks, forms, fmean(differences), math.sqrt(variance))
 
 
 def margins(plan: Plan, store: Store) -> list[Margin]:
@@ -61,7 +65,7 @@ def margins(plan: Plan, store: Store) -> list[Margin]:
                 continue
             if planned.baseline:
                 baselines[_place(spec, spec.rule)] = record
-            elif spec.kind == "probe" and not planned.cell.beside:
+            elif spec.kind == "probe" and planned.cell.inside:
                 method = str(planned.cell.row.labels.get("method", spec.rule))
                 probes.setdefault(method, []).append((spec, record))
     found = []

@@ -335,10 +335,11 @@ def _baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
 
 
 def _baseline_cell(cell: Cell, rule: str) -> Cell:
-    """A row of our own: the labels of the cell's row with the method replaced."""
+    """A row of our own: the method, or else the first label, of the cell's row replaced."""
     labels = dict.fromkeys(cell.row.labels, "")
     labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
-    labels["method"] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
+    said = "method" if "method" in labels else next(iter(labels))
+    labels[said] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
     plain = {"cited": False, "source": "", "inferred": (), "published": {}, "further": False}
     row = replace(cell.row, labels=labels, **plain)
     return replace(cell, row=row, published=None, fill=None)

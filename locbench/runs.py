@@ -31,8 +31,7 @@ TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule wi
 # How settings that are numbers are told in a run's name, as in the papers.
 LETTERS = {"depth": "d", "multiplier": "m", "decay": "r"}
 LETTERS |= {"unit_stages": "stages", "shared_blocks": "shared", "penalty": "l2_"}
-# Of contrastive rules, where the encoder is what is told apart: what only a decoder has.
-DECODER_LETTERS = {"decoder_blocks": "conv", "mlp_layers": "mlp"}
+LETTERS |= {"decoder_blocks": "conv", "mlp_layers": "mlp"}
 # What a probe's images go through; the rest of the augmentation is pretraining's alone.
 PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 
@@ -133,18 +132,18 @@ class RunSpec:
         """Words that tell a rule's forms apart for people: d6, r0.9, sequential, conv3x3, m1.42."""
         if self.rule in (UNTRAINED, FILE, PIXELS):
             return []
-        words, letters = [], LETTERS
-        if self.kind not in COSTS:
-            letters = LETTERS | DECODER_LETTERS
+        words = []
         for key, value in sorted(self._own_settings().items()):
+            if key == "decoder_blocks" and self.kind in COSTS:
+                continue  # their ids had no word for it when the first records were kept
             if isinstance(value, bool):
                 words.append(key if value else f"no_{key}")
             elif key == "decoder":
                 words.append(f"{value}_{key}")
             elif isinstance(value, str):
                 words.append(value.replace("/", "-").replace(" ", "_"))
-            elif key in letters:
-                words.append(f"{letters[key]}{value:g}")
+            elif key in LETTERS:
+                words.append(f"{LETTERS[key]}{value:g}")
         return words
 
     @property

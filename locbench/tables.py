@@ -1,10 +1,12 @@
 """Published tables: their cells, their claims, and what fills each cell that can be measured.
 
-One TOML file a table, tables/PAPER/tableN.toml; tables/README.md says how to write one.
+One TOML file a table, tables/PAPER/tableN.toml; tables/README.md says how to write one. A file of
+another name is a table of ours, on what a paper leaves open: its cells need no published number.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -40,11 +42,11 @@ MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
 
 @dataclass(frozen=True)
 class Table:
-    """A published table in the order of the paper."""
+    """A published table in the order of the paper, or one of ours, which has no number."""
 
     name: str  # "loco/table1"
     paper: str
-    number: int
+    number: int | None
     title: str
     source: str
     caption: str
@@ -65,7 +67,7 @@ class Table:
             for column in self.columns:
                 published, fill = row.published.get(column.key), self._fill(row, column)
                 if published is not None or (fill is not None and _shown(row, column, fill)):
-                    yield Cell(self.name, row, column, published, fill)
+                    yield Cell(self.name, row, column, published, fill, self.number is None)
 
     def values(self) -> dict[Key, float]:
         """The published numbers, as claims take them; cells of text are left out."""
@@ -100,15 +102,24 @@ def _shown(row: Row, column: Column, fill: dict[str, Any]) -> bool:
 
 
 def table_names() -> list[str]:
-    """Names of all tables: LoCo's, AugLocal's, then any other paper's; by number in each."""
+    """Names of all tables: LoCo's, AugLocal's, then any other paper's.
 
-    def order(path: Path) -> tuple[int, str, int]:
-        paper = path.parent.name
+    Of each paper those that it printed, by number, then ours.
+    """
+
+    def order(path: Path) -> tuple[int, str, float, str]:
+        paper, number = path.parent.name, _number(path.stem)
         place = PAPERS.index(paper) if paper in PAPERS else len(PAPERS)
-        return place, paper, int(path.stem.removeprefix("table"))
+        return place, paper, math.inf if number is None else number, path.stem
 
-    found = [p for p in tables_dir().glob("*/table*.toml") if re.fullmatch(r"table\d+", p.stem)]
-    return [f"{path.parent.name}/{path.stem}" for path in sorted(found, key=order)]
+    found = sorted(tables_dir().glob("*/*.toml"), key=order)
+    return [f"{path.parent.name}/{path.stem}" for path in found]
+
+
+def _number(stem: str) -> int | None:
+    """The number of a printed table by the name of its file; None for one of ours."""
+    printed = re.fullmatch(r"table(\d+)", stem)
+    return int(printed[1]) if printed else None
 
 
 def resolve_name(name: str, paper: str | None = None) -> str:
@@ -165,7 +176,7 @@ def _table(name: str, raw: dict[str, Any], where: str) -> Table:
         for n, entry in enumerate(take(raw, "rows", list, where))
     )
     _check_rows(rows, reasons, where)
-    paper, number = name.split("/table")
+    paper, stem = name.split("/")
     fill = _fill(take(raw, "fill", dict, where, {}), f"{where}: fill")
     texts = {key: take(raw, key, str, where) for key in _TEXTS}
     notes = tuple(take_words(raw, "notes", where, []))
@@ -173,7 +184,7 @@ def _table(name: str, raw: dict[str, Any], where: str) -> Table:
     smoke = take(raw, "smoke", dict, where, {})
     check_keys(smoke, ("rows", "columns"), f"{where}: smoke")
     smoke = {key: take(smoke, key, str, f"{where}: smoke") for key in smoke}
-    table = Table(name, paper, int(number), *texts.values(), *parts, fill=fill, smoke=smoke)
+    table = Table(name, paper, _number(stem), *texts.values(), *parts, fill=fill, smoke=smoke)
     for cell in table.cells():
         if cell.fill is not None and (lacks := [k for k in _FILL_NEEDS if k not in cell.fill]):
             raise UserError(f"{where}: row {cell.row.index + 1}: its fill has no '{lacks[0]}'")

@@ -144,7 +144,7 @@ def judge(
 
 def unpublished(measured: Sequence[float], statuses: Sequence[str]) -> Verdict:
     """Of what no paper has: only whether it was measured."""
-    there = Verdict("unpublished", "measured under the protocol of rows that the paper has")
+    there = Verdict("unpublished", "measured; no paper has this number")
     return _without_numbers(measured, statuses) or there
 
 

@@ -388,4 +388,4 @@ def test_diff_shows_both_and_the_difference(here, reference, capsys):
 
     code, out, _ = call(capsys, "diff", "table1")
     assert code == 0 and "+1.25" in out and out.count(" -") >= 2
-    assert "nothing here can fill" in call(capsys, "diff", "table4")[1]
+    assert "nothing here can fill" in call(capsys, "diff", "auglocal/table4")[1]

@@ -185,9 +185,14 @@ PAIRS = [(name, made) for name in table_names() for made in load_table(name).cla
 
 @pytest.mark.parametrize(("name", "made"), PAIRS, ids=[f"{n}: {c.text}" for n, c in PAIRS])
 def test_claims_on_the_published_numbers(name: str, made: Claim):
-    """They hold, but for those that the paper states against its own numbers."""
-    result = made.judge(load_table(name).values())
-    assert result.holds is made.holds_in_print, result.detail
+    """They hold, but for those that the paper states against its own numbers.
+
+    In a table of ours they are open where a number is not in print.
+    """
+    table = load_table(name)
+    result = made.judge(table.values())
+    is_open = table.number is None and not set(made.needs()) <= set(table.values())
+    assert result.holds is (None if is_open else made.holds_in_print), result.detail
 
 
 def test_which_claims_do_not_hold_in_print():
@@ -209,7 +214,8 @@ def test_which_claims_do_not_hold_in_print():
 @pytest.mark.parametrize("name", table_names())
 def test_a_wrong_number_shows_in_every_claim_that_uses_it(name: str):
     table = load_table(name)
-    values = table.values()
+    values = {cell.key: 50.0 for cell in table.cells()} if table.number is None else {}
+    values |= table.values()
     for made in table.claims:
         if made.holds_in_print:
             for key in made.needs():

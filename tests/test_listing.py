@@ -65,7 +65,8 @@ def test_recipes_say_what_they_train_on_and_for_how_long(store):
 def test_tables_say_what_is_published_can_run_and_is_measured(store):
     before = rows("tables", store)
     assert before["loco/table1"]["cells"] == 11 and before["loco/table1"]["can run"] == 6
-    assert before["loco/table1"]["records"] == "-" and before["loco/table4"]["can run"] == 0
+    assert before["loco/table1"]["records"] == "-" and before["loco/table8"]["can run"] == 0
+    assert before["loco/reviewers"]["cells"] == before["loco/reviewers"]["can run"] == 26
     plan = make_plan(load_table("loco/table1"), Options())
     mine = [s for c in plan.cells[:9] for s in c.specs]
     fill(mine, store)

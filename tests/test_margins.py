@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,20 @@ def test_lines_name_baseline_and_networks(tmp_path: Path) -> None:
     assert untrained.startswith("Above untrained, mean over 2 networks")
     assert untrained.endswith("SimCLR +20.0 ± 0.7")
     assert "Above pixels" in pixels
+
+
+def test_a_mean_over_several_forms_of_a_method_says_so(tmp_path: Path) -> None:
+    plan, store = make_plan(load_table("loco/table5"), Options()), Store(tmp_path)
+    for k, planned in enumerate(plan.cells):
+        (spec,) = planned.specs
+        rule = {"settings": dict(spec.recipe.rule)}
+        top1 = {"top1": {"last": 20.0 + k}}
+        common = {"network": {"name": spec.network}, "data": {"test_images": 4000}}
+        done = Record(spec.id, spec.kind, "done", spec.scale, spec.seed, rule=rule, **common)
+        store.save(replace(done, metrics=top1))
+    untrained, pixels = margin_lines(margins(plan, store))
+    assert "gim -8.0 ±" in untrained and "loco (mean of 7 forms) -4.0 ±" in untrained
+    assert "loco (mean of 7 forms) -5.0 ±" in pixels
 
 
 def test_a_diverged_probe_is_left_out(tmp_path: Path) -> None:

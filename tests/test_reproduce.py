@@ -44,6 +44,24 @@ def lines(plan, store):
 # --- plans -----------------------------------------------------------------------------------
 
 
+def test_baselines_of_a_table_without_methods_have_a_name_all_the_same():
+    plan = make_plan(load_table("loco/table5"), Options())
+    named = [c.cell.row.labels for c in plan.cells if c.baseline]
+    assert [labels["sharing"] for labels in named] == ["untrained", "logistic regression on pixels"]
+
+
+def test_the_tables_of_forms_share_their_runs():
+    """Two rows of Table 5 are rows of Table 4, and eight of our table are."""
+    tables = ("loco/table4", "loco/table5", "loco/reviewers")
+    trained = [
+        {run.id for run in make_plan(load_table(name), Options()).runs() if run.kind == "pretrain"}
+        for name in tables
+    ]
+    four, five, ours = trained
+    assert [len(runs) for runs in trained] == [12, 8, 13]
+    assert (len(four & five), len(four & ours), len(set.union(*trained))) == (2, 8, 23)
+
+
 def test_table1_needs_six_pretrainings_two_probes_each_and_the_baselines():
     kinds = [spec.kind for spec in plan_of().runs()]
     assert kinds.count("pretrain") == 6 and kinds.count("pixels") == 1
@@ -122,11 +140,11 @@ def test_pixels_are_left_out_where_they_do_not_fit():
 
 
 def test_a_table_that_nothing_here_can_fill_has_no_runs(store):
-    plan = plan_of(load_table("loco/table4"))
+    plan = plan_of(load_table("auglocal/table4"))
     assert plan.runs() == []
     assert set(frame(plan, store)["verdict"]) <= {"not run", "cited"}
     with pytest.raises(UserError, match="did you mean 'smoke'"):
-        plan_of(load_table("loco/table4"), scale="smok")
+        plan_of(load_table("auglocal/table4"), scale="smok")
 
 
 # --- frames ----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class SoftlyShared(nn.Module):
         self, stage: Sequence[Block], number: int, inner: Contrastive, penalty: float
     ) -> None:
         super().__init__()
-        self.copy = nn.Sequential(*copy.deepcopy(list(stage)))
+        self.copy = copied(nn.Sequential(*stage))
         self.inner, self.penalty = inner, penalty
         # In a tuple: as parameters of this module they would be in its state a second time.
         self.tied = tuple(trainable(stage))
@@ -56,6 +56,19 @@ class SoftlyShared(nn.Module):
         loss, log = self.inner(self.copy(features), batch)
         distance = self.distance()
         return loss + self.penalty * distance, {**log, "distance": distance.detach()}
+
+
+def copied(module: nn.Sequential) -> nn.Sequential:
+    """The same module with equal weights of its own; no random number is drawn.
+
+    Given its tensors as already copied, deepcopy takes those: tensors without content, as costs
+    are traced with, it cannot copy itself.
+    """
+    memo: dict[int, Tensor] = {id(b): b.clone() for b in module.buffers()}
+    for parameter in module.parameters():
+        own = parameter.detach().clone()
+        memo[id(parameter)] = nn.Parameter(own, requires_grad=parameter.requires_grad)
+    return copy.deepcopy(module, memo)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from forms import FORMS
 from torch import Tensor, nn
 
 from locbench import networks
@@ -115,18 +116,29 @@ def largest_by_block(network: Network, gradients: dict[nn.Parameter, Tensor]) ->
     ]
 
 
+def tied_blocks(network: Network, unit: Unit) -> list[int]:
+    """Indices of the blocks that hold parameters which the unit's loss reaches by its ties."""
+    ties = {id(p) for p in unit.ties}
+    everywhere = range(len(network.blocks))
+    return [b for b in everywhere if any(id(p) in ties for p in network.block_parameters(b))]
+
+
 LEAST = {"depth": 2}  # of settings that are 0 where they are not asked for
+OF_SHARING = ("shared_blocks", "penalty")  # those that go with one of LoCo's ways of sharing
 
 
 def variations(rule: str) -> list[dict[str, Any]]:
     """A rule's defaults, then each of its settings changed by itself: counts + 1, numbers x 2.
 
-    A count is at least what the rule takes: AugLocal's depth counts the classifier.
+    A count is at least what the rule takes: AugLocal's depth counts the classifier. Then the
+    forms of the contrastive rules.
     """
     found: list[dict[str, Any]] = [{}]
     for parameter in inspect.signature(RULES.get(rule)).parameters.values():
         default = parameter.default
         if parameter.kind is not parameter.KEYWORD_ONLY or isinstance(default, str):
+            continue
+        if parameter.name in OF_SHARING:
             continue
         if isinstance(default, bool):
             changed: bool | int | float = not default
@@ -134,7 +146,7 @@ def variations(rule: str) -> list[dict[str, Any]]:
             least = LEAST.get(parameter.name, 0)
             changed = max(default + 1, least) if isinstance(default, int) else 2 * default
         found.append({parameter.name: changed})
-    return found
+    return found + [settings for name, settings in FORMS if name == rule and settings not in found]
 
 
 def fake_split(images: int, seed: int) -> Split:
