@@ -90,10 +90,18 @@ def _registered(kind: str, entries: registry.Registry) -> Listing:
 
 
 def _rules() -> Listing:
-    rows = [[r.name, r.version, r.learns, r.origin, r.summary] for r in registry.RULES]
+    rows = []
+    for r in registry.RULES:
+        settings = " ".join(f"{key}={_written(value)}" for key, value in r.settings.items())
+        rows.append([r.name, r.version, r.learns, r.origin, r.summary, settings])
     broken = [entry for entry in registry.RULES.offered.values() if entry.fault]
-    rows += [[r.name, r.version, "", r.origin, f"cannot be used: {r.fault}"] for r in broken]
-    return "Learning rules", ["name", "version", "learns from", "from", "what"], rows
+    rows += [[r.name, r.version, "", r.origin, f"cannot be used: {r.fault}", ""] for r in broken]
+    return "Learning rules", ["name", "version", "learns from", "from", "what", "settings"], rows
+
+
+def _written(value: Any) -> str:
+    """A setting's default as --set rule.KEY=VALUE has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _datasets() -> Listing:

@@ -52,6 +52,12 @@ def test_everything_that_there_is_is_listed(store):
         listing("table", store)
 
 
+def test_rules_say_what_can_be_set(store):
+    settings = rows("rules", store)["loco"]["settings"].split()
+    assert settings[:3] == ["temperature=0.1", "decoder=blocks", "decoder_blocks=1"]
+    assert "sharing=stage" in settings and "decoder_downsampling=true" in settings
+
+
 def test_recipes_say_what_they_train_on_and_for_how_long(store):
     found = {name: list(row.values())[2:] for name, row in rows("recipes", store).items()}
     assert found["loco/imagenet"] == ["imagenet", "800 epochs", "views", ""]
