@@ -15,6 +15,7 @@ from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
 from locbench.estimate import Estimate, duration, estimate, known_records, size, total
 from locbench.frames import claim_values, frame
+from locbench.locks import alone, holder
 from locbench.margins import margin_lines, margins
 from locbench.outside import known_from
 from locbench.recipes import Network, Recipe, load_recipe, recipe_from_dict, with_overrides
@@ -40,14 +41,20 @@ ENCODER_SUFFIXES = (".safetensors", ".pth", ".pt")
 def set_aside(specs: list[RunSpec], store: Store) -> None:
     """Move these runs to RUNS/set-aside: they are run afresh, and nothing measured is lost.
 
-    What was measured on a pretraining goes with it: its encoder will be another one.
+    What was measured on a pretraining goes with it: its encoder will be another one. UserError,
+    and nothing is moved, where another process is at one of them.
     """
     if processes.rank():
         return  # the first process does so
     moved = {spec.id for spec in specs}
     followers = {record.id for record in store.readable() if record.parent in moved}
-    for id in sorted(moved | followers):
-        store.set_aside(id)
+    there = [id for id in sorted(moved | followers) if store.folder(id).exists()]
+    for id in there:
+        if (who := holder(store.lock(id))) is not None:
+            raise UserError(f"{who} is at {id}: stop it or wait for it, then use --fresh")
+    for id in there:
+        with alone(store.lock(id), f"at {id}"):  # from now on, if it was quicker
+            store.set_aside(id)
 
 
 def announce(plan: Plan, store: Store) -> None:

@@ -22,7 +22,7 @@ from locbench.errors import RunFailed, UserError
 from locbench.locks import alone
 from locbench.networks import Network, make_network
 from locbench.probe import LinearProbe, pixel_baseline
-from locbench.records import Record, environment, identity_hash, timestamp
+from locbench.records import CHECKPOINT, Record, environment, identity_hash, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import build_units
 from locbench.runs import COSTS, TRAINED, UNTRAINED, RunSpec
@@ -32,7 +32,6 @@ from locbench.training.guard import Diverged, pick_device
 from locbench.training.loop import Trainer
 from locbench.workshop import Progress, Workshop
 
-CHECKPOINT = "checkpoint.pt"
 DETECTOR = "detector.safetensors"
 PICTURES = "pictures"
 NOTE_EVERY_S = 20.0
@@ -41,7 +40,8 @@ NOTE_EVERY_S = 20.0
 def execute(spec: RunSpec, shop: Workshop) -> Record:
     """The finished record of this run: from the store if it is there, else by running it.
 
-    A run that was stopped or failed goes on from its checkpoint. The record is written when the
+    A run that was stopped or failed goes on from its checkpoint; one that another process is at is
+    waited for, or raises Busy where the shop is not patient. The record is written when the
     run starts, now and then, and when it ends: `done`, `diverged` (raises Diverged) or `failed`
     (raises what went wrong). Stopped by the user it stays `running`.
     """
@@ -53,10 +53,11 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
     shop.store.prepare()
     folder = shop.store.folder(spec.id)
     folder.mkdir(exist_ok=True)
-    with alone(folder / ".lock", f"at {spec.id}"):
+    with alone(shop.store.lock(spec.id), f"at {spec.id}", shop.patient):
         if (record := shop.store.finished(spec.id)) is not None:
             return record
         record = _start(spec, shop, device)
+        shop.store.tidy(record)
         try:
             memory, began = PeakMemory(device), time.monotonic()
             with blamed(spec.rule, _out_of_memory, RunFailed):

@@ -1,25 +1,185 @@
-"""One process at a time: what two would do at once is done by one, and the other waits."""
+"""One process at a time: what two would do at once is done by one, and the other waits.
+
+A lock is two files. PATH is locked by the operating system, which lets go of it when its process
+ends, however that ends. PATH.holder says who has it: host, process and since when. It is there for
+people, and for other hosts, for file systems that hosts share do not always share their locks: the
+holder touches it now and then, and as long as it does other hosts keep off.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from locbench.errors import UserError
+
+HEARTBEAT_S = 30.0
+SILENCE_S = 300.0  # without a heartbeat, after which a holder on another host counts as dead
+POLL_S = 0.25
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a lock: process `pid` of `host`, booted as `boot`, since `since` by its clock.
+
+    `pid` is 0 where the note is not there yet, or was cut short.
+    """
+
+    host: str = ""
+    boot: str = ""
+    pid: int = 0
+    since: str = ""
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "another process"
+        return f"process {self.pid} on {self.host} (since {self.since})"
+
+
+class Busy(Exception):
+    """A lock that was not waited for is another process's."""
+
+    def __init__(self, who: Holder) -> None:
+        super().__init__(str(who))
+        self.who = who
+
+
+def myself() -> Holder:
+    """This process, from now on; `boot` tells hosts of one name apart where the system has it."""
+    boot = ""
+    with suppress(OSError):
+        boot = BOOT_ID.read_text().strip()
+    since = datetime.now().astimezone().isoformat(" ", timespec="seconds")
+    return Holder(socket.gethostname(), boot, os.getpid(), since)
+
 
 @contextmanager
-def alone(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock file at `path`; says on stderr that another process is `doing`, and waits."""
+def alone(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock at `path`; says on stderr who else is `doing` so, and waits for its end.
+
+    Busy where `wait` is false and there is one. A lock whose holder is gone is taken over, and that
+    is said too. UserError where the files cannot be written.
+    """
+    note, lock = _note(path), FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        me = _acquire(lock, note, doing, wait)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be locked ({error.strerror or error}): make room or permission there, "
+            "or choose another folder with LOCBENCH_RUNS or LOCBENCH_CACHE"
+        ) from error
+    ended = threading.Event()
+    threading.Thread(target=_beat, args=(note, me, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if _read(note) == me:  # not another host's, which took this one for dead
+            note.unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(path: Path) -> Holder | None:
+    """Who has the lock at `path` now; None where nobody has."""
+    if not path.exists():
+        return None
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"locbench: another process is {doing}: waiting for it", file=sys.stderr)
-        lock.acquire()
+        return _read(_note(path)) or Holder()
+    except OSError:  # `alone` will say so
+        return None
     try:
-        yield
+        return _elsewhere(_note(path))
     finally:
         lock.release()
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.holder")
+
+
+def _acquire(lock: FileLock, note: Path, doing: str, wait: bool) -> Holder:
+    """Take the lock once it is free, and leave the note; Busy if it is not, and not waited for."""
+    told = False
+    while True:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = _read(note)
+        else:
+            who = _elsewhere(note)
+            me = None if who is not None else _leave(note, doing)
+            if me is not None:
+                return me
+            lock.release()
+        if who is not None and not wait:
+            raise Busy(who)
+        if who is not None and not told:
+            print(f"locbench: {who} is {doing}: waiting for it", file=sys.stderr)
+            told = True
+        time.sleep(POLL_S)
+
+
+def _leave(note: Path, doing: str) -> Holder | None:
+    """Leave a note, in the place of a dead holder's; None where another host was quicker."""
+    former, me = _read(note), myself()
+    if former is not None:
+        note.unlink(missing_ok=True)
+    try:
+        with note.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(me)))
+    except FileExistsError:
+        return None
+    except OSError:
+        note.unlink(missing_ok=True)
+        raise
+    if former is not None:
+        gone = f"{former} was {doing} and is gone: its lock is taken over"
+        print(f"locbench: {gone}", file=sys.stderr)
+    return me
+
+
+def _elsewhere(note: Path) -> Holder | None:
+    """The living holder on another host; to be asked while no other process here has the lock."""
+    who, me = _read(note), myself()
+    if who is None or (who.host, who.boot) == (me.host, me.boot):
+        return None
+    with suppress(FileNotFoundError), tempfile.TemporaryFile(dir=note.parent) as now:
+        # By the file system's clock: those of two hosts differ.
+        silent = os.fstat(now.fileno()).st_mtime - note.stat().st_mtime
+        return who if silent < SILENCE_S else None
+    return None
+
+
+def _read(note: Path) -> Holder | None:
+    """Whom a note names; None where there is none."""
+    try:
+        return Holder(**json.loads(note.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        return Holder()
+
+
+def _beat(note: Path, me: Holder, ended: threading.Event) -> None:
+    """Touch the note until the end, for other hosts to see that its holder lives."""
+    while not ended.wait(HEARTBEAT_S):
+        with suppress(OSError):  # of the network, perhaps: the next one may come through
+            if _read(note) == me:
+                os.utime(note)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")  # the name of a file that is being written
 
 
 def shipped(name: str) -> Path:
@@ -62,3 +64,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def discard_drafts(folder: Path) -> None:
+    """Delete what `write_atomic` left in this folder when its process was killed.
+
+    To be called only while no other process writes there. Raises OSError.
+    """
+    for path in folder.glob(".*"):
+        if DRAFT.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from types import UnionType
 from typing import Any, get_origin, get_type_hints
 
 from locbench.errors import RunFailed, UserError
-from locbench.paths import write_atomic
+from locbench.paths import discard_drafts, write_atomic
 from locbench.registry import suggest
 
 SCHEMA = 1
@@ -29,6 +29,8 @@ STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")
 ASIDE = "set-aside"  # where --fresh moves the runs it replaces
+LOCKS = ".locks"  # beside the runs and not in them: a run that is moved aside keeps no lock
+CHECKPOINT = "checkpoint.pt"
 
 
 def timestamp() -> str:
@@ -142,6 +144,10 @@ class Store:
         """The file of a run's record."""
         return self.folder(id) / "record.json"
 
+    def lock(self, id: str) -> Path:
+        """The lock of a run: whoever carries it out or moves it holds it (`locbench.locks`)."""
+        return self.root / LOCKS / id
+
     def ids(self) -> list[str]:
         """Ids of the runs that have a record, sorted; no record is read."""
         return sorted(path.parent.name for path in self.root.glob("*/record.json"))
@@ -223,6 +229,17 @@ class Store:
             raise UserError(
                 f"{self.folder(id)}: cannot be moved to {target} ({error.strerror or error})"
             ) from error
+
+    def tidy(self, record: Record) -> None:
+        """Delete what a process that was killed left in a run's folder.
+
+        Drafts of files, and the checkpoint of a run that is done. Only for the holder of its lock,
+        or where it is done: else they may be another process's.
+        """
+        with suppress(OSError):  # of a folder that may only be read
+            discard_drafts(self.folder(record.id))
+            if record.status == "done":
+                (self.folder(record.id) / CHECKPOINT).unlink(missing_ok=True)
 
     def discard(self, id: str) -> None:
         """Delete a run with all its files, to run it afresh."""

@@ -15,12 +15,14 @@ from locbench.data.listing import data_root
 from locbench.data.published import PUBLISHED_DATA, other_data
 from locbench.errors import RunFailed, UserError
 from locbench.further import with_rules
+from locbench.locks import Busy
 from locbench.outside import rule_names
 from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
 from locbench.runs import COSTS, FIRST_SEED, TRAINED, UNTRAINED, RunSpec
 from locbench.tables import Table
+from locbench.turns import in_turn
 from locbench.workshop import Workshop
 
 # Where torchvision's own loading puts what it downloads.
@@ -357,7 +359,9 @@ def run_all(
     """Carry out the runs that have no record yet; returns one line for each that failed.
 
     Those that others need come first. A failed run ends only what depends on it. What detectors
-    need is looked for before anything is trained, and so are rules from outside.
+    need is looked for before anything is trained, and so are rules from outside. What another
+    process is at is left to it as long as there is anything else to do: the same command, started
+    twice, shares the work.
     """
     lines: list[str] = []
     lost: set[str] = set()
@@ -366,14 +370,17 @@ def run_all(
             workshop.data(spec)
         if spec.kind in TRAINED and RULES.entry(spec.rule).kind:
             RULES.get(spec.rule)  # of rules from outside it is not known yet that they can be
-    for spec in specs:
+    shop, taken = replace(workshop, patient=False), {}
+    for spec in in_turn(specs, shop.store, taken):
         if spec.parent is not None and spec.parent.id in lost:
             lost.add(spec.id)
             continue
         try:
-            each(spec, execute_or_load(spec, workshop))
+            each(spec, execute_or_load(spec, shop))
+        except Busy as error:
+            taken[spec.id] = error.who
         except RunFailed as error:
-            record = workshop.store.load(spec.id)
+            record = shop.store.load(spec.id)
             if processes.world() > 1 and (record is None or record.status != "diverged"):
                 raise  # it failed here alone: the other processes wait in the middle of it
             lost.add(spec.id)
@@ -388,7 +395,8 @@ def execute_or_load(spec: RunSpec, workshop: Workshop) -> Record:
     if record is None:
         from locbench.execute import execute
 
-        record = execute(spec, workshop)
+        return execute(spec, workshop)
+    workshop.store.tidy(record)
     return record
 
 

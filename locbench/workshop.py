@@ -34,6 +34,7 @@ class Workshop:
     data_root: Path | None = None
     progress: Callable[[RunSpec], Progress] = _silent
     preparing: DataProgress | None = None
+    patient: bool = True  # waits for a run that another process is at; else `execute` raises Busy
     features: dict[str, Any] = field(default_factory=dict)  # of the encoder probed last
     _data: dict[tuple[Any, ...], ImageData | DetectionSet] = field(default_factory=dict)
 

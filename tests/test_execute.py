@@ -1,22 +1,26 @@
 """Carrying out a run: whatever happens on the way, the record says it and nothing is lost."""
 
+import os
+import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from fabricate import TINY, image_folder
-from filelock import FileLock
 
 from locbench import execute as execution
 from locbench.data.fingerprint import fingerprint
 from locbench.encoders import ENCODER, load_into
 from locbench.errors import RunFailed, UserError
 from locbench.execute import CHECKPOINT, execute
+from locbench.locks import Busy, alone
 from locbench.networks import make_network
 from locbench.paths import runs_dir
 from locbench.recipes import Network, load_recipe
 from locbench.records import Store
+from locbench.reproduce import execute_or_load
 from locbench.runs import UNTRAINED, plan_pixels, plan_probe, plan_training
 from locbench.training import loop
 from locbench.training.guard import Diverged
@@ -237,23 +241,40 @@ def test_data_is_loaded_once_and_its_preparation_is_told(images, plan, monkeypat
 def test_a_run_that_another_process_is_at_is_waited_for(shop, plan, capsys, monkeypatch):
     done = execute(plan, shop)
     shop.store.set_aside(plan.id)
-    folder = shop.store.folder(plan.id)
-    folder.mkdir()
     held = threading.Event()
 
     def other_process():
-        with FileLock(folder / ".lock"):
+        with alone(shop.store.lock(plan.id), "at it"):
             held.set()
-            time.sleep(0.2)
+            time.sleep(0.4)
             shop.store.save(done)
 
     other = threading.Thread(target=other_process)
     other.start()
     held.wait()
     monkeypatch.setattr(Trainer, "train_step", lambda self: pytest.fail("was run twice"))
+    with pytest.raises(Busy, match=f"process {os.getpid()} on "):
+        execute(plan, replace(shop, patient=False))
     assert execute(plan, shop) == done
     other.join()
-    assert f"another process is at {plan.id}" in capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"locbench: process \d+ on .+ \(since .+\) is at {plan.id}: .*it", line)
+
+
+def test_what_a_killed_process_left_is_deleted_in_time(shop, plan):
+    folder = shop.store.folder(plan.id)
+    folder.mkdir(parents=True)
+    drafts = [folder / f".{name}.0123abcd" for name in ("record.json", CHECKPOINT, ENCODER)]
+    mine = folder / ".notes"
+    for path in (*drafts, mine):
+        path.write_bytes(b"half")
+    execute_or_load(plan, shop)
+    assert not any(path.exists() for path in drafts) and mine.exists()
+    # Between the last record and the end of its process.
+    (folder / CHECKPOINT).write_bytes(b"whole")
+    drafts[0].write_bytes(b"half")
+    execute_or_load(plan, shop)
+    assert {path.name for path in folder.iterdir()} == {"record.json", ENCODER, mine.name}
 
 
 def test_weights_of_before_batch_norm_counted_its_batches_are_taken(tmp_path):

@@ -60,12 +60,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def discard_drafts(path: Path) -> None:
-    """Delete what a process that was killed while it wrote this file has left of it."""
-    for draft in path.parent.glob(f".{path.name}.*"):  # as write_atomic names them
-        draft.unlink(missing_ok=True)
-
-
 def save_encoder(path: Path, state: dict[str, Tensor]) -> None:
     """Write an encoder's weights as safetensors; RunFailed if the disk refuses it."""
     from safetensors.torch import save

@@ -16,7 +16,7 @@ from locbench.errors import UserError
 from locbench.networks import make_network
 from locbench.recipes import Recipe
 from locbench.rules import build_units
-from locbench.training.checkpoints import discard_drafts, load_checkpoint, save_checkpoint
+from locbench.training.checkpoints import load_checkpoint, save_checkpoint
 from locbench.training.engine import Engine, Unit
 from locbench.training.evaluate import evaluate
 from locbench.training.feeds import make_feed
@@ -162,7 +162,6 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from this checkpoint if there is one; UserError if it is not one of this run."""
-        discard_drafts(checkpoint)
         state = load_checkpoint(checkpoint)
         if state is None:
             return
