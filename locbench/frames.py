@@ -40,7 +40,8 @@ def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
     values = [_value(r, cell.metric, store) for r in done]
     mean, spread, n = summarize(values) if values else (None, None, 0)
     value = published.value if published is not None else None
-    statuses = [s for spec in planned.specs if (s := _status(spec, store)) is not None]
+    found = [_status(spec, store) for spec in planned.specs]
+    statuses = [status for status in found if status is not None]
     scale = planned.specs[0].scale if planned.specs else plan.options.scale
     decision = _judge(planned, scale, statuses, values)
     numeric = isinstance(value, int | float) and mean is not None
@@ -52,6 +53,8 @@ def _line(planned: PlannedCell, plan: Plan, store: Store) -> dict[str, Any]:
         "published_std": published.std if published is not None else None,
         "measured": mean,
         "n": n,
+        "asked": sum(spec.seeded for spec in planned.specs),
+        "unfinished": _unfinished(found),
         "spread": spread,
         "difference": mean - value if numeric else None,
         "verdict": decision.name,
@@ -84,6 +87,19 @@ def _status(spec: RunSpec, store: Store) -> str | None:
         return record.status
     status = None if spec.parent is None else _status(spec.parent, store)
     return None if status == "done" else status
+
+
+def _unfinished(statuses: list[str | None]) -> str:
+    """How many runs of a cell are not done and why, in a few words; nothing where none was begun.
+
+    A status is None where there is no record. Of a single run the verdict says that it diverged.
+    """
+    if not any(statuses) or statuses == ["diverged"]:
+        return ""
+    if len(statuses) == 1:
+        return "" if statuses[0] == "done" else str(statuses[0])
+    counts = {word: statuses.count(word) for word in ("diverged", "failed", "running", None)}
+    return ", ".join(f"{count} {word or 'not run'}" for word, count in counts.items() if count)
 
 
 def _judge(
@@ -133,6 +149,8 @@ def table(
 ) -> pd.DataFrame:
     """The table as a frame (published, measured, n, spread, difference, verdict, decoder, scale).
 
+    `measured` is the mean of `n` runs and `spread` their sample standard deviation (n - 1), nan of
+    one; `asked` are the runs that the cell asks for, 0 for what has no seed.
     Filled from the records at hand; with `run=True` what is missing is trained first. `options`
     are those of `Options`: scale, rows, columns, seeds, data_root, overrides, rules.
     """

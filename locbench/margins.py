@@ -19,13 +19,14 @@ class Margin:
     `forms` is how many runs of a network the mean is over, where a table has several of a method.
     `error` is the standard error that comes from the finite number of test images: binomial, as if
     method and baseline had been tested on different images, which overstates it. It says nothing
-    of how seeds differ.
+    of how seeds differ, and does not shrink with them: they are tested on the same images.
     """
 
     method: str
     baseline: str
     networks: int
     forms: int
+    seeds: int
     points: float
     error: float
 
@@ -42,16 +43,18 @@ def _variance(record: Record) -> float:
 
 def _margin(method: str, baseline: str, pairs: list[tuple[Record, Record]]) -> Margin:
     differences = [a.metrics["top1"]["last"] - b.metrics["top1"]["last"] for a, b in pairs]
-    # A baseline that several networks share (pixels) is one measurement: its errors do not average.
-    weights: dict[str, float] = {}
-    records = {r.id: r for pair in pairs for r in pair}
+    # Errors do not average over a baseline that several networks share (pixels), nor over seeds.
+    alike: dict[tuple[int, str, str], list[float]] = {}
     for pair in pairs:
-        for record in pair:
-            weights[record.id] = weights.get(record.id, 0) + 1 / len(pairs)
-    variance = sum(weight**2 * _variance(records[id]) for id, weight in weights.items())
+        for side, record in enumerate(pair):
+            key = (side, record.network.get("name", ""), repr(record.rule.get("settings")))
+            alike.setdefault(key, []).append(_variance(record))
+    weights = {key: len(found) / len(pairs) for key, found in alike.items()}
+    variance = sum(weights[key] ** 2 * fmean(found) for key, found in alike.items())
     networks = len({a.network["name"] for a, _ in pairs})
     forms = len({(a.network["name"], repr(a.rule.get("settings"))) for a, _ in pairs}) // networks
-    return Margin(method, baseline, networks, forms, fmean(differences), math.sqrt(variance))
+    counts = (networks, forms, len({a.seed for a, _ in pairs}))
+    return Margin(method, baseline, *counts, fmean(differences), math.sqrt(variance))
 
 
 def margins(plan: Plan, store: Store) -> list[Margin]:
@@ -90,8 +93,9 @@ def margin_lines(found: Iterable[Margin]) -> list[str]:
     found = list(found)
     for name in dict.fromkeys(margin.baseline for margin in found):
         of = [margin for margin in found if margin.baseline == name]
-        networks = {margin.networks for margin in of}
-        mean = f", mean over {networks.pop()} networks" if networks != {1} else ""
+        counts = [("networks", {m.networks for m in of}), ("seeds", {m.seeds for m in of})]
+        over = [f"{'/'.join(map(str, sorted(n)))} {what}" for what, n in counts if n != {1}]
+        mean = f", mean over {' and '.join(over)}" if over else ""
         lines.append(
             f"Above {name}{mean}, ± standard error of the test sample: {', '.join(map(str, of))}"
         )

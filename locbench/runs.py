@@ -128,6 +128,11 @@ class RunSpec:
         return {key: value for key, value in typed.items() if value != known[key]}
 
     @property
+    def seeded(self) -> bool:
+        """Whether a seed can change what it measures: not of what is counted, nor of pixels."""
+        return self.kind not in ("pixels", *COSTS)
+
+    @property
     def variant(self) -> list[str]:
         """Words that tell a rule's forms apart for people: d6, r0.9, sequential, conv3x3, m1.42."""
         if self.rule in (UNTRAINED, FILE, PIXELS):

@@ -1,9 +1,10 @@
 """What a report shows, whatever the format: its columns, and the text of every cell.
 
 The frame has one line a cell, in the paper's order. These columns are read: the labels of the row,
-`column`, `measured`, `spread` (sample standard deviation), `n`, `published`, `published_std`,
-`difference`, `decimals`, `unit`, `decoder`, `scale`, `verdict`, `cited`, and where there are any
-`detail` (of the verdict) and `baseline`.
+`column`, `measured`, `spread` (sample standard deviation), `n`, `asked` (runs, 0 for what has no
+seed), `published`, `published_std`, `difference`, `decimals`, `unit`, `decoder`, `scale`,
+`verdict`, `cited`, and where there are any `detail` (of the verdict), `unfinished` (runs that are
+not done) and `baseline`.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def shown_columns(report: Report) -> list[Column]:
     if len(set(names)) > 1:
         columns.append(Column("column", False, names))
     unit = f" [{units.pop()}]" if len(units) == 1 and units != {""} else ""
-    columns.append(Column(f"measured{unit} ± sd (n)", True, [_measured(x) for x in lines]))
+    seeded = " ± sd (n)" if any(x["asked"] for x in lines) else ""
+    columns.append(Column(f"measured{unit}{seeded}", True, [_measured(x) for x in lines]))
     if any(_present(x["published"]) for x in lines):
         numbers = not any(isinstance(x["published"], str) for x in lines)
         columns.append(Column("published", numbers, [_published(x) for x in lines]))
@@ -85,7 +87,7 @@ def shown_columns(report: Report) -> list[Column]:
     columns.append(Column(report.auxiliary, False, [label(x["decoder"]) for x in lines]))
     if _scales(lines) > 1:
         columns.append(Column("scale", False, [label(x["scale"]) for x in lines]))
-    if any(x["cited"] or _present(x["verdict"]) for x in lines):
+    if any(x["cited"] or _present(x["verdict"]) or _present(x.get("unfinished")) for x in lines):
         columns.append(Column("verdict", False, [_verdict(x) for x in lines]))
     optional = {*report.labels, report.auxiliary, "verdict"}
     return [c for c in columns if c.head not in optional or any(c.cells)]
@@ -180,7 +182,10 @@ def _measured(line: dict[str, Any]) -> str:
     text = _number(line["measured"], line["decimals"])
     if _present(line["spread"]):
         text += f" ± {_number(line['spread'], _finer(line))}"
-    return f"{text} ({int(line['n'])})" if _present(line["n"]) else text
+    n, asked = int(line["n"]), int(line["asked"])
+    if not asked:
+        return text
+    return f"{text} ({n})" if n >= asked else f"{text} ({n} of {asked})"
 
 
 def _finer(line: dict[str, Any]) -> Any:
@@ -205,5 +210,6 @@ def _verdict(line: dict[str, Any]) -> str:
         return "cited"
     text = label(line["verdict"])
     if text == "not comparable" and _present(line.get("detail")):
-        return f"{text} ({line['detail']})"
-    return text or ("baseline" if line.get("baseline") else "")
+        text = f"{text} ({line['detail']})"
+    text = text or ("baseline" if line.get("baseline") else "")
+    return "; ".join(part for part in (text, label(line.get("unfinished"))) if part)

@@ -32,6 +32,7 @@ def line(labels, published, measured=None, n=0, spread=None, **more):
         "published_std": None,
         "measured": measured,
         "n": n,
+        "asked": max(n, 1),
         "spread": spread,
         "difference": difference,
         "verdict": "not run",
@@ -323,12 +324,91 @@ def test_numbers_are_rounded_to_the_digits_of_print():
 def test_texts_and_missing_labels_are_shown_as_they_are():
     lines = [
         line({"method": "a", "epochs": 800}, "64R-AP-10FC", decimals=None, unit=""),
-        line({"method": "b"}, 3.25, 3.5, None, decimals=None, unit=""),
+        line({"method": "b"}, 3.25, 3.5, 1, asked=0, decimals=None, unit=""),
     ]
     columns = shown_columns(Report("t", "t", pd.DataFrame(lines), ("method", "epochs")))
     shown = {column.head: column.cells for column in columns}
     assert shown["epochs"] == ["800", ""] and shown["published"] == ["64R-AP-10FC", "3.25"]
     assert shown["measured ± sd (n)"][1] == "3.5" and "decoder" not in shown
+
+
+def of_seeds():
+    """Cells of three seeds: all done, one lost, none done, and a cost, which has no seed."""
+    more = {"scale": "smoke", "verdict": "not comparable", "detail": "scale smoke", "asked": 3}
+    two = {**more, "unfinished": "1 failed"}
+    none = {**more, "verdict": "diverged", "unfinished": "1 diverged, 2 not run"}
+    cost = {**more, "verdict": "reproduced", "asked": 0, "decimals": 2}
+    lines = [
+        line({"method": "all"}, 69.5, 40.75, 3, 0.25, **more),
+        line({"method": "two"}, 69.5, 40.5, 2, 0.125, **two),
+        line({"method": "one"}, 69.5, 40.5, 1, **{**two, "unfinished": "2 not run"}),
+        line({"method": "none"}, 69.5, **none),
+        line({"method": "cost"}, 0.25, 0.25, 1, **cost),
+        line({"method": "own"}, None, 40.5, 2, 0.1, **{**two, "verdict": "", "baseline": True}),
+    ]
+    return Report("t", "t", pd.DataFrame(lines), ("method",))
+
+
+SEEDS = {
+    "all": ("40.8 ± 0.25 (3)", "not comparable (scale smoke)"),
+    "two": ("40.5 ± 0.12 (2 of 3)", "not comparable (scale smoke); 1 failed"),
+    "one": ("40.5 (1 of 3)", "not comparable (scale smoke); 2 not run"),
+    "none": (NOTHING, "diverged; 1 diverged, 2 not run"),
+    "cost": ("0.25", "reproduced"),
+    "own": ("40.5 ± 0.10 (2 of 3)", "baseline; 1 failed"),
+}
+
+
+@pytest.mark.parametrize("format", ["rich", "md", "latex"])
+def test_seeds_are_told_in_every_format_for_people(format):
+    lines = render(of_seeds(), format).splitlines()
+    rows = {name: next(x for x in lines if re.match(rf"\W*{name} ", x)) for name in SEEDS}
+    for name, (cell, verdict) in SEEDS.items():
+        cell = cell.replace("±", r"$\pm$").replace(NOTHING, "--") if format == "latex" else cell
+        cells = re.split(r" *[|&] *| {2,}", rows[name].strip("| \\"))
+        assert cell in cells and rows[name].rstrip("| \\").endswith(verdict), rows[name]
+    unit = r"[\%]" if format == "latex" else "[%]"
+    assert f"measured {unit}" in "".join(lines)
+
+
+def test_what_has_no_seed_has_no_column_of_seeds():
+    lines = [line({"method": "a"}, 0.25, 0.25, 1, asked=0)]
+    heads = [c.head for c in shown_columns(Report("t", "t", pd.DataFrame(lines), ("method",)))]
+    assert "measured [%]" in heads
+
+
+def test_seeds_are_exact_for_programs():
+    rows = list(csv.DictReader(io.StringIO(render(of_seeds(), "csv"))))
+    cells = json.loads(render(of_seeds(), "json"))["cells"]
+    for row, cell in zip(rows, cells, strict=True):
+        for key in ("n", "asked", "spread", "measured"):
+            assert (float(row[key]) if row[key] else None) == cell[key]
+        assert row["unfinished"] == (cell["unfinished"] or "")
+    assert [cell["spread"] for cell in cells] == [0.25, 0.125, None, None, None, 0.1]
+    assert [cell["n"] for cell in cells] == [3, 2, 1, 0, 1, 2]
+
+
+def test_seeds_are_told_in_the_papers_own_layout():
+    more = {"scale": "smoke", "verdict": "not comparable", "detail": "scale smoke", "asked": 3}
+    names = ("CIFAR-10", "SVHN", "STL-10")
+    told = ((3, 0.125, ""), (2, 0.25, "1 failed"), (1, None, "2 not run"))
+    lines = [
+        line({"method": "BP"}, 93.73, 40.5, n, spread, column=column, decimals=2,
+             published_std=0.04, unfinished=rest, **more)
+        for column, (n, spread, rest) in zip(names, told, strict=True)
+    ]  # fmt: skip
+    report = Report("t", "t", pd.DataFrame(lines), ("method",))
+    columns, _ = as_printed(report)
+    cells = {c.head: c.cells[0] for c in columns}
+    assert cells["CIFAR-10 [%]"] == "40.50 ± 0.12 (3)\n93.73 ± 0.04"
+    assert cells["SVHN [%]"] == "40.50 ± 0.25 (2 of 3)\n93.73 ± 0.04"
+    assert cells["STL-10 [%]"] == "40.50 (1 of 3)\n93.73 ± 0.04"
+    assert cells["verdict"] == (
+        "CIFAR-10: not comparable (scale smoke); SVHN: not comparable (scale smoke); 1 failed; "
+        "STL-10: not comparable (scale smoke); 2 not run"
+    )
+    shown = render(report)
+    assert max(map(len, shown.splitlines())) <= WIDTH and "(2 of 3)" in shown
 
 
 def test_long_texts_of_a_table_are_wrapped_between_words():
