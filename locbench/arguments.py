@@ -24,6 +24,8 @@ Format = Annotated[str, typer.Option("--format", help="rich, md, csv, json or la
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 Paper = Annotated[str | None, typer.Option(help="loco or auglocal.")]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+SEEDS_HELP = "Runs a cell; mean, sample standard deviation and n of them."
+Seeds = Annotated[int, typer.Option(min=1, help=SEEDS_HELP)]
 Rule = Annotated[
     str, typer.Option(help="Learning rule: a name (see `locbench list rules`) or a .py file.")
 ]

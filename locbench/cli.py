@@ -20,6 +20,7 @@ from locbench.arguments import (
     Runs,
     Scale,
     Seed,
+    Seeds,
     Sets,
     check_words,
 )
@@ -129,7 +130,7 @@ def reproduce(
         list[str] | None,
         typer.Option(help="Further rows: a rule's name or a .py file; may be given again."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs a cell; mean and spread of them.")] = 1,
+    seeds: Seeds = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show runs, hours, disk.")] = False,
     fresh: Fresh = False,
     format: Format = "rich",
@@ -235,11 +236,7 @@ def downstream(
     data: Annotated[str, typer.Argument(help="coco, cityscapes, coco-10k, coco-1k or shapes.")],
     frozen: Annotated[
         bool | None,
-        typer.Option(
-            "--frozen/--trained",
-            help="Train nothing of the backbone (or all but its "
-            "first stage); the default is the recipe's.",
-        ),
+        typer.Option("--frozen/--trained", help="Train none, or all but stage 1."),
     ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", help="A run's id or its beginning, or an encoder file.")
@@ -255,6 +252,7 @@ def downstream(
         str | None, typer.Option(help="smoke (default), small or paper; a run brings its own.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Default 1234; a run brings its own.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="So many from there; default 1.")] = None,
     beside: Annotated[
         bool | None,
         typer.Option(
@@ -283,7 +281,7 @@ def downstream(
     store = _store(runs)
     rule = rule if rule in (None, UNTRAINED) else rule_name(rule)
     overrides = parse_overrides(set_ or [])
-    asked = transfer.Asked(data, frozen, rule, network, scale, seed, beside, overrides)
+    asked = transfer.Asked(data, frozen, rule, network, scale, seed, seeds, beside, overrides)
     plan = transfer.plan(asked, from_, store, data_root)
     transfer.carry_out(plan, store, data_root, device, fresh, as_json, _console())
 
@@ -335,6 +333,7 @@ def diff(
     table: str,
     paper: Paper = None,
     scale: Scale = "smoke",
+    seeds: Seeds = 1,
     data_root: DataRoot = None,
     runs: Runs = None,
     as_json: Json = False,
@@ -342,7 +341,7 @@ def diff(
     """What is measured here beside the committed reference results, cell by cell."""
     from locbench.regression import diff_report
 
-    diff_report(table, paper, scale, data_root, _store(runs), as_json, _console())
+    diff_report(table, paper, scale, seeds, data_root, _store(runs), as_json, _console())
 
 
 @app.command()

@@ -110,6 +110,16 @@ def holder(path: Path) -> Holder | None:
         lock.release()
 
 
+def forget(path: Path) -> None:
+    """Delete the note of a holder that is gone, where nobody will ask for the lock again."""
+    note = _note(path)
+    if not note.exists():
+        return
+    with suppress(Timeout, OSError), FileLock(path).acquire(timeout=0):
+        if _elsewhere(note) is None:
+            note.unlink(missing_ok=True)
+
+
 def _note(path: Path) -> Path:
     return path.with_name(f"{path.name}.holder")
 

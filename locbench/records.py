@@ -20,6 +20,7 @@ from types import UnionType
 from typing import Any, get_origin, get_type_hints
 
 from locbench.errors import RunFailed, UserError
+from locbench.locks import forget
 from locbench.paths import discard_drafts, write_atomic
 from locbench.registry import suggest
 
@@ -233,13 +234,14 @@ class Store:
     def tidy(self, record: Record) -> None:
         """Delete what a process that was killed left in a run's folder.
 
-        Drafts of files, and the checkpoint of a run that is done. Only for the holder of its lock,
-        or where it is done: else they may be another process's.
+        Drafts of files; of a run that is done the checkpoint, and the note of who was at it. Only
+        for the holder of its lock, or where it is done: else they may be another process's.
         """
         with suppress(OSError):  # of a folder that may only be read
             discard_drafts(self.folder(record.id))
             if record.status == "done":
                 (self.folder(record.id) / CHECKPOINT).unlink(missing_ok=True)
+                forget(self.lock(record.id))
 
     def discard(self, id: str) -> None:
         """Delete a run with all its files, to run it afresh."""

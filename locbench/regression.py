@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from locbench import commands
 from locbench.console import say
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
-from locbench.records import Record, Store, environment
+from locbench.records import Record, Store, environment, summarize
 from locbench.reproduce import Options, Plan, make_plan
 from locbench.runs import COUNTED, MEASURED, RunSpec, unique
 from locbench.tables import load_table, resolve_name, table_names
@@ -39,9 +39,11 @@ def smoke_plans(names: Sequence[str], references: Sequence[Record]) -> list[Plan
 
 
 def _compared(plan: Plan) -> Plan:
-    """The plan without what every machine measures otherwise."""
-    kept = [p for p in plan.cells if not (p.specs and p.specs[0].kind in MEASURED)]
-    return replace(plan, cells=tuple(kept))
+    """The plan in which nothing is run that every machine measures otherwise."""
+    cells = [
+        replace(p, later=True) if p.specs and p.specs[0].kind in MEASURED else p for p in plan.cells
+    ]
+    return replace(plan, cells=tuple(cells))
 
 
 def check_report(
@@ -162,24 +164,39 @@ def _print_findings(findings: list[checks.Finding], out: Console) -> None:
     out.print(f"{len(compared)} numbers of {runs} runs compared with results/, {bad} moved")
 
 
-Line = tuple[str, str, float | None, float | None]
+@dataclass(frozen=True)
+class Line:
+    """A run, or all seeds of a cell, beside the reference: mean, sample deviation and n of both."""
+
+    run: str
+    metric: str
+    here: float | None
+    reference: float | None
+    n: int
+    spread: float | None
+    reference_n: int
+    reference_spread: float | None
 
 
 def diff_report(
     table: str,
     paper: str | None,
     scale: str,
+    seeds: int,
     data_root: Path | None,
     store: Store,
     as_json: bool,
     out: Console,
 ) -> None:
-    """Print measured here, reference, and their difference, for every run of the table's cells."""
-    plan = make_plan(load_table(resolve_name(table, paper)), Options(scale, data_root=data_root))
+    """Print measured here, reference, and their difference, for every run of the table's cells.
+
+    Of several seeds one line a cell, with mean, sample standard deviation and n.
+    """
+    options = Options(scale, seeds=seeds, data_root=data_root)
+    plan = make_plan(load_table(resolve_name(table, paper)), options)
     lines = diff_lines(plan, store)
     if as_json:
-        keys = ("run", "metric", "here", "reference")
-        out.print_json(json.dumps([dict(zip(keys, line, strict=True)) for line in lines]))
+        out.print_json(json.dumps([asdict(line) for line in lines]))
     elif not lines:
         out.print(f"{plan.table.name}: nothing here can fill a cell of this table yet")
     else:
@@ -187,19 +204,28 @@ def diff_report(
 
 
 def diff_lines(plan: Plan, store: Store) -> list[Line]:
-    """Run, metric, the value here and that of the reference, each None where there is none."""
+    """Each run, or with several seeds each cell, here and in the reference."""
     references = {record.id: record for record in checks.reference_store().all()}
-    wanted = dict.fromkeys((s.id, c.cell.column.metric) for c in plan.cells for s in c.specs)
-    today = checks.successors(references, dict.fromkeys(id for id, _ in wanted))
+    wanted: dict[tuple[tuple[str, ...], str], None] = {}
+    for planned in plan.cells:
+        ids, metric = tuple(spec.id for spec in planned.specs), planned.cell.column.metric
+        together = [ids] if plan.options.seeds > 1 and ids else [(id,) for id in ids]
+        wanted |= dict.fromkeys((group, metric) for group in together)
+    today = checks.successors(references, dict.fromkeys(id for ids, _ in wanted for id in ids))
     there = {now: references[before] for before, now in today.items()}
     return [
-        (checks.place(id), metric, _last(store.load(id), metric), _last(there.get(id), metric))
-        for id, metric in wanted
+        Line(checks.place(ids[0]), metric, mean, old, n, spread, old_n, old_spread)
+        for ids, metric in wanted
+        for mean, spread, n in [_all([store.load(id) for id in ids], metric)]
+        for old, old_spread, old_n in [_all([there.get(id) for id in ids], metric)]
     ]
 
 
-def _last(record: Record | None, metric: str) -> float | None:
-    return None if record is None else record.metrics.get(metric, {}).get("last")
+def _all(records: list[Record | None], metric: str) -> tuple[float | None, float | None, int]:
+    """Mean, sample standard deviation and n of what is measured of these; None where nothing is."""
+    found = [r.metrics.get(metric, {}).get("last") for r in records if r is not None]
+    values = [value for value in found if value is not None]
+    return summarize(values) if values else (None, None, 0)
 
 
 def _print_diff(title: str, lines: list[Line], out: Console) -> None:
@@ -210,10 +236,21 @@ def _print_diff(title: str, lines: list[Line], out: Console) -> None:
         "run", "metric", title=f"{title}: measured here against results/", title_justify="left",
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
     )  # fmt: skip
-    for head in ("here", "reference", "difference"):
-        shown.add_column(head, justify="right")
-    for run, metric, here, there in lines:
+    several = any(line.n > 1 or line.reference_n > 1 for line in lines)
+    for head in ("here", "reference"):
+        shown.add_column(f"{head} ± sd (n)" if several else head, justify="right")
+    shown.add_column("difference", justify="right")
+    for x in lines:
+        here, there = x.here, x.reference
         change = "" if here is None or there is None else f"{here - there:+.2f}"
-        values = ["-" if v is None else f"{v:.2f}" for v in (here, there)]
-        shown.add_row(run, metric, *values, change)
+        sides = ((here, x.spread, x.n), (there, x.reference_spread, x.reference_n))
+        values = [_summary(*side, several) for side in sides]
+        shown.add_row(x.run, x.metric, *values, change)
     out.print(shown)
+
+
+def _summary(mean: float | None, spread: float | None, n: int, several: bool) -> str:
+    if mean is None:
+        return "-"
+    text = f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
+    return f"{text} ({n})" if several else text

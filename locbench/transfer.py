@@ -45,8 +45,9 @@ class Asked:
     """The options of the command; None is what was not said.
 
     Without `--from` rule, network, scale and seed are loco, resnet50, smoke and 1234; an encoder
-    file has no rule, and a run brings all four. `frozen` is the recipe's; `beside`, whether the
-    same is also run on an untrained backbone, is so at smoke and small where nothing is trained.
+    file has no rule, and a run brings all four. Of several `seeds` the others count up. `frozen` is
+    the recipe's; `beside`, whether the same is also run on an untrained backbone, is so at smoke
+    and small where nothing is trained.
     """
 
     data: str
@@ -55,6 +56,7 @@ class Asked:
     network: str | None = None
     scale: str | None = None
     seed: int | None = None
+    seeds: int | None = None
     beside: bool | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """The detectors on the backbone asked for, a run a split, and those on an untrained one."""
+    """The detectors on the backbone asked for, by seed and split; those on an untrained one."""
 
     specs: list[RunSpec]
     rivals: list[RunSpec]
@@ -81,23 +83,29 @@ def plan(asked: Asked, source: str | None, store: Store, root: Path | None) -> T
     """
     if asked.data not in RECIPES:
         raise UserError(f"unknown detection data '{asked.data}'{suggest(asked.data, RECIPES)}")
+    each = [replace(asked, seed=_seed(asked) + k) for k in range(asked.seeds or 1)]
     if source is None:
-        specs = _of_rule(asked, root)
+        groups = [_of_rule(one, root) for one in each]
     elif Path(source).suffix in ENCODER_SUFFIXES:
         asked.refuse(("rule",), f"{source} is an encoder file, and says nothing of its training")
         if not Path(source).is_file():
             raise UserError(f"no encoder file {source}; give a .safetensors or .pth file or a run")
-        specs = _of_file(asked, runs.FILE, runs.encoder_file(Path(source)), root)
+        file = runs.encoder_file(Path(source))
+        groups = [_of_file(one, runs.FILE, file, root) for one in each]
     else:
-        asked.refuse(("rule", "network", "scale", "seed"), f"run {source} brings its own")
-        specs = _of_run(asked, parent_of(source, store), root)
-    first, rivals = specs[0], []
+        alone = ("rule", "network", "scale", "seed", "seeds")
+        asked.refuse(alone, f"run {source} brings its own")
+        groups = [_of_run(asked, parent_of(source, store), root)]
+    first, rivals = groups[0][0], []
     own = first.recipe.detection
     usual = first.scale != "paper" and own.frozen == "all"
     if not first.untrained and (usual if asked.beside is None else asked.beside):
-        known = (first.network, first.seed, first.fingerprint)
-        rivals = runs.detectors(first.recipe, UNTRAINED, *known)
-    return TransferPlan(specs, rivals, published(asked.data, first))
+        for one in (specs[0] for specs in groups):
+            known = (one.network, one.seed, one.fingerprint)
+            rivals += runs.detectors(one.recipe, UNTRAINED, *known)
+    return TransferPlan(
+        [spec for specs in groups for spec in specs], rivals, published(asked.data, first)
+    )
 
 
 def _of_rule(asked: Asked, root: Path | None) -> list[RunSpec]:
@@ -205,11 +213,14 @@ def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Co
         column.justify = "right"
     for specs in (plan.specs, plan.rivals):
         done = [(spec, records[spec.id]) for spec in specs if spec.id in records]
+        seeds = {spec.seed for spec in specs}
         for spec, record in done:
-            split = f" split {spec.recipe.detection.split + 1}" if len(specs) > 1 else ""
-            _add(grid, f"{spec.rule} {spec.network}{split}", [record])
+            which = f" seed {spec.seed}" if len(seeds) > 1 else ""
+            which += f" split {spec.recipe.detection.split + 1}" if len(specs) > len(seeds) else ""
+            _add(grid, f"{spec.rule} {spec.network}{which}", [record])
         if len(done) > 1:
-            title = f"{specs[0].rule} {specs[0].network} mean ± sd of {len(done)}"
+            of = f"{len(done)}" + (f" of {len(specs)}" if len(done) < len(specs) else "")
+            title = f"{specs[0].rule} {specs[0].network} mean ± sd of {of}"
             _add(grid, title, [record for _, record in done])
     out.print(Text(describe(plan.specs[0]), style="bold"))
     out.print(grid)

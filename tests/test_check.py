@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 
 import pytest
 from fabricate import call, complaint, fill, record
@@ -380,12 +381,29 @@ def test_diff_shows_both_and_the_difference(here, reference, capsys):
     assert code == 0 and err == ""
     lines = {line["run"]: line for line in json.loads(out)}
     assert lines[place(PROBE)] == {
-        "run": place(PROBE), "metric": "top1", "here": 42.0, "reference": 40.75
+        "run": place(PROBE), "metric": "top1", "here": 42.0, "reference": 40.75,
+        "n": 1, "spread": None, "reference_n": 1, "reference_spread": None,
     }  # fmt: skip
     assert lines[place(find("probe-gim-resnet50-loco"))]["reference"] is None
     assert lines[place(find("probe-simclr-resnet50-loco"))]["here"] is None
     assert len(lines) == 17, "every probe and the pixels"
 
     code, out, _ = call(capsys, "diff", "table1")
-    assert code == 0 and "+1.25" in out and out.count(" -") >= 2
-    assert "nothing here can fill" in call(capsys, "diff", "auglocal/table4")[1]
+    assert code == 0 and "+1.25" in out and out.count(" -") >= 2 and "±" not in out
+    assert "nothing here can fill" in call(capsys, "diff", "auglocal/table6")[1]
+
+
+def test_diff_of_several_seeds_is_one_line_a_cell(here, reference, capsys):
+    fill(make_plan(load_table("loco/table1"), Options(seeds=3)).runs(), here)
+    code, out, _ = call(capsys, "diff", "table1", "--seeds", "3", "--json")
+    lines = {line["run"]: line for line in json.loads(out)}
+    assert code == 0 and len(lines) == 17
+    assert lines[place(PROBE)] == {
+        "run": place(PROBE), "metric": "top1", "here": 41.0, "reference": 40.75,
+        "n": 3, "spread": 0.25, "reference_n": 1, "reference_spread": None,
+    }  # fmt: skip
+    pixels = lines[place(find("pixels"))]
+    assert (pixels["n"], pixels["spread"]) == (1, None)
+    _, out, _ = call(capsys, "diff", "table1", "--seeds", "3")
+    [line] = [line for line in out.splitlines() if line.startswith(place(PROBE))]
+    assert re.split(" {2,}", line.strip())[1:] == ["top1", "41.00 ± 0.25 (3)", "40.75 (1)", "+0.25"]

@@ -1,10 +1,11 @@
 """Carrying out a run: whatever happens on the way, the record says it and nothing is lost."""
 
+import json
 import os
 import re
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from locbench.data.fingerprint import fingerprint
 from locbench.encoders import ENCODER, load_into
 from locbench.errors import RunFailed, UserError
 from locbench.execute import CHECKPOINT, execute
-from locbench.locks import Busy, alone
+from locbench.locks import Busy, alone, myself
 from locbench.networks import make_network
 from locbench.paths import runs_dir
 from locbench.recipes import Network, load_recipe
@@ -273,7 +274,10 @@ def test_what_a_killed_process_left_is_deleted_in_time(shop, plan):
     # Between the last record and the end of its process.
     (folder / CHECKPOINT).write_bytes(b"whole")
     drafts[0].write_bytes(b"half")
+    note = shop.store.lock(plan.id).with_name(f"{plan.id}.holder")
+    note.write_text(json.dumps(asdict(myself())))
     execute_or_load(plan, shop)
+    assert not note.exists()
     assert {path.name for path in folder.iterdir()} == {"record.json", ENCODER, mine.name}
 
 

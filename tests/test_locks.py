@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from locbench import locks
 from locbench.errors import UserError
-from locbench.locks import HEARTBEAT_S, SILENCE_S, Busy, Holder, alone, holder, myself
+from locbench.locks import HEARTBEAT_S, SILENCE_S, Busy, Holder, alone, forget, holder, myself
 from locbench.paths import PACKAGE
 
 HOLD = """
@@ -112,6 +112,17 @@ def test_a_process_that_stands_still_keeps_its_lock(path):
         age(path.with_name("one.holder"), 2 * SILENCE_S)
         assert holder(path).pid == process.pid
         process.kill()
+
+
+def test_only_the_note_of_one_that_is_gone_is_forgotten(path, elsewhere):
+    forget(path)
+    assert holder(path).host == "far", "it lives"
+    elsewhere.write_text(json.dumps(asdict(replace(myself(), pid=8))))
+    forget(path)
+    assert not elsewhere.exists()
+    with alone(path, "at it"):
+        forget(path)
+        assert holder(path).pid == os.getpid()
 
 
 def test_ctrl_c_leaves_nothing(path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from locbench import cli, transfer
 from locbench.downstream import shapes
@@ -215,6 +216,32 @@ def test_splits_are_named_and_their_mean_is_shown(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any("loco resnet50 split 2" in line and "14.0" in line for line in lines)
     mean = next(line for line in lines if "mean ± sd of 2" in line)
+    assert "12.0 ± 2.8" in mean
+
+
+def test_seeds_are_named_and_so_is_one_that_is_not_done(tmp_path, capsys):
+    plan = plan_of(tmp_path, data="coco", frozen=True, seed=7, seeds=3)
+    assert [spec.seed for spec in plan.specs] == [spec.seed for spec in plan.rivals] == [7, 8, 9]
+    assert [spec.parent.seed for spec in plan.specs] == [7, 8, 9]
+    assert plan.specs[1:] == plan_of(tmp_path, data="coco", frozen=True, seed=8, seeds=2).specs
+    both = plan_of(tmp_path, data="coco-1k", seeds=2).specs
+    assert [(spec.seed, spec.recipe.detection.split) for spec in both] == [
+        (1234, 0), (1234, 1), (1235, 0), (1235, 1)
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"--seeds: run .* brings its own"):
+        plan_of(tmp_path, a_run(tmp_path), data="coco", seeds=2)
+
+    figures = {"ap_mask": {"last": 8.0}}
+    records = {
+        spec.id: Record(
+            spec.id, "detect", "done", "smoke", 0, metrics={"ap_box": {"last": box}, **figures}
+        )
+        for spec, box in zip(plan.specs[:2], (10.0, 14.0), strict=True)
+    }
+    transfer._print(plan, records, Store(tmp_path), Console(width=120))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("loco resnet50 seed 8 " in line and "14.0" in line for line in lines)
+    mean = next(line for line in lines if "loco resnet50 mean ± sd of 2 of 3" in line)
     assert "12.0 ± 2.8" in mean
 
 
