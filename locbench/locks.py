@@ -170,11 +170,15 @@ def _elsewhere(note: Path) -> Holder | None:
     who, me = _read(note), myself()
     if who is None or (who.host, who.boot) == (me.host, me.boot):
         return None
-    with suppress(FileNotFoundError), tempfile.TemporaryFile(dir=note.parent) as now:
+    try:
         # By the file system's clock: those of two hosts differ.
-        silent = os.fstat(now.fileno()).st_mtime - note.stat().st_mtime
-        return who if silent < SILENCE_S else None
-    return None
+        with tempfile.TemporaryFile(dir=note.parent) as now:
+            silent = os.fstat(now.fileno()).st_mtime - note.stat().st_mtime
+    except FileNotFoundError:  # given back meanwhile
+        return None
+    except OSError:  # of a full disk, perhaps: nothing tells that it is gone
+        return who
+    return who if silent < SILENCE_S else None
 
 
 def _read(note: Path) -> Holder | None:

@@ -172,6 +172,16 @@ def test_a_host_of_the_same_name_is_another_host(path, elsewhere):
     assert holder(path) is None, "of this host: the system's lock says that it is gone"
 
 
+def test_where_no_clock_can_be_read_another_host_is_taken_to_live(path, elsewhere, monkeypatch):
+    age(elsewhere, SILENCE_S + 1)
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(locks.tempfile, "TemporaryFile", full)
+    assert holder(path).host == "far"
+
+
 def test_the_heart_beats(path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT_S", 0.01)
     note = path.with_name("one.holder")
