@@ -1,7 +1,7 @@
 """`locbench reproduce` killed again and again: is a record lost, and is the table the same?
 
-    python tests/benchmarks/kills.py [--kills 20] [--seed 0] [--table table1] [--scale smoke]
-        [--rows ROWS] [--columns COLUMNS] [--set KEY=VALUE]... [--folder DIR]
+    python tests/benchmarks/kills.py [--kills 20] [--seed 0] [--every SECONDS] [--table table1]
+        [--scale smoke] [--rows ROWS] [--columns COLUMNS] [--set KEY=VALUE]... [--folder DIR]
 
 Runs the command to its end undisturbed, then again from nothing in another folder, where it is
 killed (SIGKILL, the whole process group) at random moments. Half of the kills are aimed: they fall
@@ -233,6 +233,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--every", type=float, help="seconds to a kill, on average; by default so "
+                        "many that they are spread over one undisturbed run")  # fmt: skip
     parser.add_argument("--table", default="table1")
     parser.add_argument("--scale", default="smoke")
     parser.add_argument("--rows")
@@ -248,13 +250,16 @@ def main() -> None:
         words += [f"--{key.replace('_', '-')}={value}"] if value else []
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary)
-        sys.exit(endure(words, folder, asked.kills, random.Random(asked.seed)))
+        sys.exit(endure(words, folder, asked.kills, asked.every, random.Random(asked.seed)))
 
 
-def endure(words: list[str], folder: Path, kills: int, draw: random.Random) -> int:
+def endure(
+    words: list[str], folder: Path, kills: int, every: float | None, draw: random.Random
+) -> int:
     """Kill, compare, print; 1 if anything was lost or differs."""
     calm, tally, began = Command(words, folder / "undisturbed"), Tally(), time.time()
     wanted, seconds = undisturbed(calm)
+    every = every or seconds / (kills + 1)
     print(f"undisturbed: {len(calm.done())} runs in {seconds:.0f} s", flush=True)
     while tally.kills < kills or not tally.passes:
         # Often one is enough. Another begins from nothing where it came to its end too early.
@@ -262,7 +267,7 @@ def endure(words: list[str], folder: Path, kills: int, draw: random.Random) -> i
         shaken = Command(words, folder / f"killed-{os.getpid()}-{tally.passes}")
         while tally.kills < kills:
             aim = AIMS[tally.kills % len(AIMS)]
-            delay = draw.uniform(0, 2 * seconds / (kills + 1))
+            delay = draw.uniform(0, 2 * every)
             if not kill(shaken, aim, delay, tally):
                 break
             left = f"{len(shaken.done())} runs done, {len(shaken.drafts())} drafts there"
