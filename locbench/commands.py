@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,25 +104,29 @@ def run(plan: Plan, store: Store, device: str) -> list[str]:
 
 def watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
     """`run_all` with progress for a person; under torchrun only the first process returns."""
-    with processes.joined(device) as group:
-        if group.leads:
-            return _watched(specs, store, root, device)
-        from locbench.execute import follow
-
-        follow(group, Workshop(store, device, root))
-        raise SystemExit(0)
-
-
-def _watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
-    waiting = {spec.id for spec in to_run(specs, store)}
-    with watching(len(waiting)) as watch:
-        shop = Workshop(store, device, root, watch.start, watch.preparing)
-
-        def each(spec: RunSpec, record: Record) -> None:
-            if spec.id in waiting:
-                watch.done(spec, record)
-
+    with _leading(specs, store, root, device) as (shop, each):
         return run_all(specs, shop, each)
+
+
+@contextmanager
+def _leading(
+    specs: list[RunSpec], store: Store, root: Path | None, device: str
+) -> Iterator[tuple[Workshop, Callable[[RunSpec, Record], None]]]:
+    """Where the first process carries out runs, and what tells of each; the others end here."""
+    with processes.joined(device) as group:
+        if not group.leads:
+            from locbench.execute import follow
+
+            follow(group, Workshop(store, device, root))
+            raise SystemExit(0)
+        waiting = {spec.id for spec in to_run(specs, store)}
+        with watching(len(waiting)) as watch:
+
+            def each(spec: RunSpec, record: Record) -> None:
+                if spec.id in waiting:
+                    watch.done(spec, record)
+
+            yield Workshop(store, device, root, watch.start, watch.preparing), each
 
 
 def render(plan: Plan, store: Store, format: str) -> str:
@@ -248,18 +254,11 @@ def plan_file_probe(
 
 def run_with_parents(spec: RunSpec, store: Store, data_root: Path | None, device: str) -> Record:
     """Carry out a run after those it needs, with progress; its record."""
-    if processes.world() > 1:
-        raise UserError(
-            "one encoder is trained and probed by one process: run this without torchrun"
-        )
     wanted = spec.with_ancestors()
-    waiting = {run.id for run in to_run(wanted, store)}
-    with watching(len(waiting)) as watch:
-        shop = Workshop(store, device, data_root, watch.start, watch.preparing)
+    with _leading(wanted, store, data_root, device) as (shop, each):
         for run in wanted:
             record = execute_or_load(run, shop)
-            if run.id in waiting:
-                watch.done(run, record)
+            each(run, record)
     return record
 
 

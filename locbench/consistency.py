@@ -52,6 +52,12 @@ def check_together(recipe: Recipe, where: str) -> None:
                 f"{where}: detection.warmup = {asked.warmup} is longer than "
                 f"detection.iterations = {asked.iterations}; set both"
             )
+    accumulate, batch = recipe.training.accumulate, recipe.training.batch
+    if batch % accumulate or batch < 2 * accumulate:
+        raise UserError(
+            f"{where}: training.batch = {batch} images cannot be cut into training.accumulate = "
+            f"{accumulate} batches of two or more; set a multiple"
+        )
     warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
     if warmup > epochs:
         raise UserError(

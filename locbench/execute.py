@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -152,13 +153,27 @@ def _data_of(spec: RunSpec, shop: Workshop) -> dict[str, Any]:
 
 def _train(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Train, then leave the encoder beside the record."""
-    data, folder = shop.data(spec), shop.store.folder(spec.id)
-    trainer = Trainer(spec.recipe, spec.rule, spec.network, spec.seed, data, device)
-    if spec.kind == "train" and not trainer.classifies:
-        raise UserError(
-            f"rule '{spec.rule}' learns from labels and leaves the network's classifier, "
-            "network.head, as it was: no unit's objective has it, so there is nothing to test"
-        )
+    with processes.together():
+        trainer = _trainer(spec, shop, device)
+        if spec.kind == "train" and not trainer.classifies:
+            raise UserError(
+                f"rule '{spec.rule}' learns from labels and leaves the network's classifier, "
+                "network.head, as it was: no unit's objective has it, so there is nothing to test"
+            )
+        processes.share(spec)
+        _train_together(trainer, spec, shop, record)
+
+
+def _trainer(spec: RunSpec, shop: Workshop, device: torch.device) -> Trainer:
+    data = shop.data(spec)
+    return Trainer(spec.recipe, spec.rule, spec.network, spec.seed, data, device)
+
+
+def _train_together(trainer: Trainer, spec: RunSpec, shop: Workshop, record: Record) -> None:
+    folder = shop.store.folder(spec.id)
+    record.tags["processes"] = processes.size()
+    if spec.recipe.training.accumulate > 1:
+        record.tags["accumulate"] = spec.recipe.training.accumulate
     record.tags["precision"] = "bfloat16" if trainer.precision else "float32"
     record.units = [
         {
@@ -284,6 +299,8 @@ def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
 def _tell_pretraining(parent: Record, record: Record) -> None:
     record.tags["decoder"] = parent.units[-1]["auxiliary"]
     record.tags["pretrain_precision"] = parent.tags["precision"]
+    if "accumulate" in parent.tags:
+        record.tags["pretrain_accumulate"] = parent.tags["accumulate"]
 
 
 def _encoder_key(spec: RunSpec) -> str:
@@ -394,17 +411,26 @@ def _figure_of_parent(spec: RunSpec, shop: Workshop, name: str) -> float | None:
 
 
 def follow(group: processes.Group, shop: Workshop) -> None:
-    """What the other processes of torchrun do: train and test the detectors that are shared."""
-    from locbench.downstream.detect import Detector  # imports mmdet
-
+    """What the other processes of torchrun do: their part of the runs that are shared."""
     device = pick_device(shop.device)
     for spec in group.works():
-        network, checkpoint = encoder_for(spec, shop, device), shop.store.folder(spec.id)
-        common = (spec.recipe, network, shop.data(spec), spec.seed, str(device))
-        detector = Detector(*common, checkpoint / CHECKPOINT, lambda *_: None, spec.untrained)
-        with contextlib.suppress(RunFailed):  # the leader says so
-            detector.fit()
-            detector.evaluate()
+        # What diverges does so in all of them, and the leader says so.
+        with processes.together(), contextlib.suppress(Diverged):
+            checkpoint = shop.store.folder(spec.id) / CHECKPOINT
+            if spec.kind == "detect":
+                _follow_detector(spec, shop, device, checkpoint)
+            else:
+                _trainer(spec, shop, device).fit(checkpoint, lambda *_: None)
+
+
+def _follow_detector(spec: RunSpec, shop: Workshop, device: torch.device, checkpoint: Path) -> None:
+    from locbench.downstream.detect import Detector  # imports mmdet
+
+    network = encoder_for(spec, shop, device)
+    common = (spec.recipe, network, shop.data(spec), spec.seed, str(device))
+    detector = Detector(*common, checkpoint, lambda *_: None, spec.untrained)
+    detector.fit()
+    detector.evaluate()
 
 
 KINDS = {

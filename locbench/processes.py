@@ -1,21 +1,26 @@
 """Several processes for one run, as torchrun starts them: the first leads and the others follow.
 
 The leader plans, keeps the records and prints; where a run is shared it says so, and every process
-works on it. What is not shared the leader does alone, and the others wait.
+works on it, `together`. What is not shared the leader does alone, and the others wait.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
-from locbench.errors import UserError
+from locbench.errors import RunFailed, UserError
 
-# A leader may train alone for weeks before there is something to share.
+# A leader may probe alone for days before there is something to share.
 PATIENCE = timedelta(days=365)
+LOST = (
+    "another process of this run has ended, or torchrun was stopped, and so this one ends; "
+    "the same command goes on from where it was"
+)
 
 
 def world() -> int:
@@ -28,37 +33,78 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+@contextmanager
+def connected() -> Iterator[None]:
+    """What torch.distributed raises where another process is gone, as RunFailed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunFailed(LOST) from error
+
+
 class Group:
     """The processes together; `leads` is whether this is the first."""
 
     def __init__(self, control: Any = None) -> None:
-        self.leads, self._control = rank() == 0, control
+        self.leads, self.alone, self._control = rank() == 0, control is None, control
 
-    def share(self, work: Any) -> None:
-        """The leader's: the others get `work` from `works`."""
-        if self._control is not None:
-            import torch.distributed as dist
+    def share(self, work: Any) -> Any:
+        """The leader's `work`, for all: what the others give is not looked at."""
+        if self.alone:
+            return work
+        import torch.distributed as dist
 
-            dist.broadcast_object_list([work], src=0, group=self._control)
+        slot = [work]
+        with connected():
+            dist.broadcast_object_list(slot, src=0, group=self._control)
+        return slot[0]
 
     def works(self) -> Iterator[Any]:
         """What the leader shares, until it has ended."""
-        import torch.distributed as dist
-
         while True:
-            slot = [None]
-            dist.broadcast_object_list(slot, src=0, group=self._control)
-            if slot[0] is None:
+            try:
+                work = self.share(None)
+            except RunFailed as error:  # it has said itself why it ended
+                raise SystemExit(RunFailed.exit_code) from error
+            if work is None:
                 return
-            yield slot[0]
+            yield work
 
 
 _joined = Group()
+_together = False
 
 
-def share(work: Any) -> None:
-    """Tell the other processes, if there are any, of a run to work on together."""
-    _joined.share(work)
+def share(work: Any) -> Any:
+    """The leader's `work`: told to the other processes, if there are any, or heard from it."""
+    return _joined.share(work)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Here all processes work on one run; elsewhere each, for itself, is the only one."""
+    global _together
+    _together = not _joined.alone
+    try:
+        yield
+    finally:
+        _together = False
+
+
+def size() -> int:
+    """How many processes work on the run at hand."""
+    return world() if _together else 1
+
+
+def place() -> int:
+    """Which of `size()` this one is, from 0."""
+    return rank() if _together else 0
+
+
+def _ended(signal: int, frame: Any) -> NoReturn:
+    if rank() and not _together:  # it only waits
+        raise SystemExit(RunFailed.exit_code)
+    raise RunFailed(LOST)
 
 
 @contextmanager
@@ -83,8 +129,10 @@ def joined(device: str) -> Iterator[Group]:
                 "a GPU, and leave --device out"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
-    _joined = Group(dist.new_group(backend="gloo", timeout=PATIENCE))
+    before = signal.signal(signal.SIGTERM, _ended)  # so does torchrun end what is left
+    with connected():
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
+        _joined = Group(dist.new_group(backend="gloo", timeout=PATIENCE))
     yield _joined
     # Not after an error: the others may be waiting for this process in the middle of a step. It
     # says what went wrong and ends, and torchrun ends them.
@@ -92,3 +140,4 @@ def joined(device: str) -> Iterator[Group]:
         _joined.share(None)
     _joined = Group()
     dist.destroy_process_group()
+    signal.signal(signal.SIGTERM, before)

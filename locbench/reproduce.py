@@ -243,6 +243,9 @@ class Planner:
             for key, value in changed[section].items()
             if value != plain[section].get(key)
         ]
+        # No paper of ours cuts its steps; also where a recipe itself says so.
+        if recipe.training.accumulate > 1:
+            found.append(f"training.accumulate {recipe.training.accumulate}")
         for run in [] if spec.kind in COSTS else spec.with_ancestors():
             asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
             found += other_data(run.fingerprint, asked)

@@ -144,10 +144,15 @@ class EpochCosine:
 
 @dataclass(frozen=True)
 class Training:
-    """Images (not views) a step, and the arithmetic."""
+    """Images (not views) a step, of all processes, and the arithmetic.
+
+    accumulate: batches one after the other that a step's images are cut into. Negatives and
+    batch-norm statistics are then those of such a batch, which is another protocol.
+    """
 
     batch: Pairs = 4096
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: Count = 1
 
 
 @dataclass(frozen=True)

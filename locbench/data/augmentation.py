@@ -13,11 +13,12 @@ the crop. SimCLR v1: LoCo, section 5.1; Chen et al. 2020, appendix A.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import torch
 import torchvision.transforms.v2.functional as vision
@@ -266,6 +267,24 @@ def render(
     return out
 
 
+@dataclass(frozen=True)
+class Part:
+    """Images [start, stop) of the `whole` that are drawn for together."""
+
+    start: int
+    stop: int
+    whole: int
+
+
+def drawn(draw: Callable[[int], Any], images: Tensor, part: Part | None) -> Any:
+    """What `draw` draws for these images, which are all that it is to draw for or a part.
+
+    What an image goes through depends on its place in the whole alone.
+    """
+    part = part or Part(0, len(images), len(images))
+    return draw(part.whole)[part.start : part.stop]
+
+
 class SimCLRAugmentation:
     """Two views of every image: random resized crop, flip, colour jitter, grayscale, blur."""
 
@@ -277,19 +296,30 @@ class SimCLRAugmentation:
         crops = draw_crops(2 * n, height, width, self.aug, generator)
         return Parameters(crops, draw_colour(2 * n, self.aug, generator), views=2)
 
+    def _drawn(self, images: Tensor, generator: Generator, part: Part | None) -> Parameters:
+        size = images.shape[2:]
+        return drawn(lambda n: self.draw(n, *size, generator), images, part)
+
     def apply(self, images: Tensor, params: Parameters) -> Tensor:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [2N, 3, R, R], normalised."""
         return render(images, params, self.aug, self.resolution, self.channels_last)
 
-    def views(self, images: Tensor, generator: Generator, crops: Crops | None = None) -> Tensor:
+    def views(
+        self,
+        images: Tensor,
+        generator: Generator,
+        crops: Crops | None = None,
+        part: Part | None = None,
+    ) -> Tensor:
         """Draw and apply: first the N first views, then the N second views, [2N, 3, R, R].
 
-        `crops` (of 2N samples, in that order) takes the place of crops drawn here.
+        `crops` (of 2N samples, in that order) takes the place of crops drawn here. The images may
+        be a part of those that are drawn for.
         """
-        n, _, height, width = images.shape
         if crops is None:
-            return self.apply(images, self.draw(n, height, width, generator))
-        return self.apply(images, Parameters(crops, draw_colour(2 * n, self.aug, generator), 2))
+            return self.apply(images, self._drawn(images, generator, part))
+        colour = draw_colour(2 * len(images), self.aug, generator)
+        return self.apply(images, Parameters(crops, colour, views=2))
 
 
 class ResizedCropAugmentation:
@@ -304,20 +334,23 @@ class ResizedCropAugmentation:
         """Parameters of one view of n images of height x width."""
         return Parameters(draw_crops(n, height, width, self.aug, generator), None, views=1)
 
+    def _drawn(self, images: Tensor, generator: Generator, part: Part | None) -> Parameters:
+        size = images.shape[2:]
+        return drawn(lambda n: self.draw(n, *size, generator), images, part)
+
     def apply(self, images: Tensor, params: Parameters) -> Tensor:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised."""
         return render(images, params, self.aug, self.resolution, self.channels_last)
 
     def views(self, images: Tensor, generator: Generator, crops: Crops | None = None) -> Tensor:
         """Draw and apply: [N, 3, R, R]; `crops` takes the place of crops drawn here."""
-        n, _, height, width = images.shape
         if crops is None:
-            return self.apply(images, self.draw(n, height, width, generator))
+            return self.apply(images, self._drawn(images, generator, None))
         return self.apply(images, Parameters(crops, None, 1))
 
-    def pixels(self, images: Tensor, generator: Generator) -> Tensor:
+    def pixels(self, images: Tensor, generator: Generator, part: Part | None = None) -> Tensor:
         """As `views`, before normalisation: in [0, 1]."""
-        params = self.draw(len(images), *images.shape[2:], generator)
+        params = self._drawn(images, generator, part)
         plain = replace(self.aug, mean=(0.0,) * 3, std=(1.0,) * 3)
         return render(images, params, plain, self.resolution, self.channels_last)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from locbench.data.augmentation import check_images, resize, send
+from locbench.data.augmentation import Part, check_images, drawn, resize, send
 from locbench.data.resample import chance
 from locbench.errors import UserError
 from locbench.recipes import Crop, ResizedCrop
@@ -31,6 +31,9 @@ class Shifts:
 
     def __len__(self) -> int:
         return len(self.top)
+
+    def __getitem__(self, index: slice) -> Shifts:
+        return Shifts(self.top[index], self.left[index], self.flip[index])
 
 
 @lru_cache(maxsize=32)
@@ -127,9 +130,12 @@ class CropAugmentation:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return pixels.contiguous(memory_format=layout)
 
-    def pixels(self, images: Tensor, generator: Generator) -> Tensor:
-        """Draw and apply: uint8 [N, 3, H, W] -> float32 [N, 3, R, R] in [0, 1]."""
-        return self.apply(images, self.draw(len(images), generator))
+    def pixels(self, images: Tensor, generator: Generator, part: Part | None = None) -> Tensor:
+        """Draw and apply: uint8 [N, 3, H, W] -> float32 [N, 3, R, R] in [0, 1].
+
+        The images may be a part of those that are drawn for.
+        """
+        return self.apply(images, drawn(lambda n: self.draw(n, generator), images, part))
 
     def views(self, images: Tensor, generator: Generator) -> Tensor:
         """As `pixels`, normalised: what a network is trained on."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from locbench.errors import UserError
 from locbench.networks.base import Block
+from locbench.processes import place
+from locbench.training.distributed import gathered
 from locbench.training.engine import Batch
 
 
@@ -21,12 +23,21 @@ def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     of its image; the 2N-2 views of other images are the negatives; the view itself is left out.
     Similarity is the cosine over the temperature; cross-entropy is averaged over the 2N views.
     Computed in at least fp32, whatever autocast says.
+
+    Where several processes train together these are the views of this one, the negatives are those
+    of all of them, and the loss is its own views' mean: the mean over processes is eq. 1 of all.
     """
     with torch.autocast(z.device.type, enabled=False):
         z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
-        logits = z @ z.T / temperature
-        logits.fill_diagonal_(float("-inf"))
-        positive = torch.arange(len(z), device=z.device).roll(len(z) // 2)
+        n = len(z) // 2
+        # [process, view, image] -> [view, image of all], so that view i + N is again i's other one.
+        whole = gathered(z).view(-1, 2, n, z.shape[1]).transpose(0, 1).reshape(-1, z.shape[1])
+        images = len(whole) // 2
+        own = torch.arange(n, device=z.device) + place() * n
+        own = torch.cat([own, own + images])
+        logits = z @ whole.T / temperature
+        logits.scatter_(1, own[:, None], float("-inf"))
+        positive = (own + images) % len(whole)
         loss = F.cross_entropy(logits, positive)
         return loss, (logits.detach().argmax(dim=1) == positive).float().mean()
 

@@ -7,6 +7,8 @@ their labels. Loss 0.01 * cross-entropy + 0.99 * similarity, as in the AugLocal 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from locbench.networks.base import Network, he_normal
 from locbench.rules.auxiliary import scaled_or
 from locbench.rules.supervised import Supervised, local_units
+from locbench.training.distributed import gathered
 from locbench.training.engine import Batch, Unit
 
 FEATURES = 512  # that the classifier sees, at most
@@ -75,7 +78,8 @@ class SimilarityMatching(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             mapped = mapped if mapped.dtype == torch.float64 else mapped.float()
             labels = F.one_hot(batch.targets, self.num_classes).to(mapped.dtype)
-            return F.mse_loss(similarity(spread(mapped)), similarity(labels))
+            own = similarity(spread(mapped), batch.sizes)
+            return F.mse_loss(own, similarity(labels, batch.sizes))
 
 
 def spread(features: Tensor) -> Tensor:
@@ -87,8 +91,11 @@ def spread(features: Tensor) -> Tensor:
     return flat.std(dim=2) if flat.shape[1] > 3 and features.shape[2] > 1 else flat.flatten(1)
 
 
-def similarity(x: Tensor) -> Tensor:
-    """[B, D] -> [B, B]: cosine of the rows, each less its mean."""
+def similarity(x: Tensor, sizes: Sequence[int] = ()) -> Tensor:
+    """[B, D] -> [B, B]: cosine of the rows, each less its mean.
+
+    Of several processes with `sizes` rows each: [B, sum of sizes], with the rows of all of them.
+    """
     centred = x - x.mean(dim=1, keepdim=True)
     unit = centred / (1e-8 + torch.linalg.vector_norm(centred, dim=1, keepdim=True))
-    return (unit @ unit.T).clamp(-1, 1)
+    return (unit @ gathered(unit, sizes).T).clamp(-1, 1)

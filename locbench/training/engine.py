@@ -5,6 +5,9 @@ once a step on a detached leaf and keeps a graph of its own. As soon as a unit's
 done its loss goes backward, from segment to segment through the gradients left in the leaves, and
 stops at the unit's first block. The graph of a segment lives only while a later unit needs it, so
 peak memory is that of the largest unit.
+
+Where several processes train together each has a share of the images: a segment's gradients are
+summed over them from when the last unit that uses it is done.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from locbench.training.distributed import Reduction
 from locbench.training.recompute import recomputed
 
 
@@ -26,11 +30,15 @@ class Batch:
     """What a step sees: images [B,3,H,W] (two views stacked as 2N for contrastive rules).
 
     `targets` [B] and `pixels` (the images in [0, 1] before normalisation) where a rule needs them.
+    `weight` is the share of a step's images that it holds, and `sizes` how many every process has
+    beside it (empty: all as many).
     """
 
     images: Tensor
     targets: Tensor | None = None
     pixels: Tensor | None = None
+    weight: float = 1.0
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,8 @@ class _Handed(torch.autograd.Function):
 class Engine:
     """Computes, for a batch, every unit's loss and leaves the gradients in `.grad`.
 
-    Gradients equal those of separate autograd on each unit's loss, summed where units overlap.
+    Gradients equal those of separate autograd on each unit's loss, summed where units overlap, and
+    weighted by the batch's weight.
     `autocast` is the dtype of the forward pass (None: the dtype of the weights); backward runs
     outside of it. Raises ValueError for a unit that is empty or reaches past the last block.
     """
@@ -133,9 +142,26 @@ class Engine:
             [self._updated(unit, a, b) for a, b in self.segments] for unit in self.units
         ]
         self._own = [trainable([unit.objective], unit.ties) for unit in self.units]
+        self._complete = self._completed()
+        self._reduction = Reduction()
 
     def _updated(self, unit: Unit, start: int, stop: int) -> list[nn.Parameter]:
         return trainable(self.blocks[b] for b in unit.updated_blocks() if start <= b < stop)
+
+    def _completed(self) -> dict[tuple[int, int], list[nn.Parameter]]:
+        """By (unit, segment): what has its whole gradient after that backward of the step.
+
+        An objective's own come before those of its unit's segments, under the number of segments.
+        """
+        last: dict[int, tuple[nn.Parameter, tuple[int, int]]] = {}
+        for i, own in enumerate(self._own):
+            last |= {id(p): (p, (i, len(self.segments))) for p in own}
+            for t in range(len(self.segments) - 1, -1, -1):
+                last |= {id(p): (p, (i, t)) for p in self._parameters[i][t]}
+        found: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for parameter, place in last.values():
+            found.setdefault(place, []).append(parameter)
+        return found
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter that some unit updates, blocks first, ties last, each once."""
@@ -144,8 +170,12 @@ class Engine:
         ties = [parameter for unit in self.units for parameter in unit.ties]
         return trainable([*modules, *(unit.objective for unit in self.units)], ties)
 
-    def step(self, batch: Batch) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Forward and backward of all units: losses [units], in the engine's order, and logs."""
+    def step(self, batch: Batch, last: bool = True) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Forward and backward of all units: losses [units], in the engine's order, and logs.
+
+        Losses and logs are this process's, of this batch, and not weighted. Of a step in several
+        batches only the `last` sums the gradients over the processes.
+        """
         losses: list[Tensor] = []
         logs: list[dict[str, Tensor]] = []
         graphs = _Graphs()
@@ -153,10 +183,11 @@ class Engine:
         for s in range(len(self.segments)):
             out = self._forward(s, out, graphs)
             for i in self._ending[s]:
-                loss, log = self._local_step(i, s, out, batch, graphs)
+                loss, log = self._local_step(i, s, out, batch, graphs, last)
                 losses.append(loss)
                 logs.append(log)
             out = out.detach()  # a leaf; and what was left of the graph goes
+        self._reduction.finish()
         return torch.stack(losses), logs
 
     def _precision(self, like: Tensor):
@@ -184,14 +215,17 @@ class Engine:
         features = out.detach().requires_grad_()
         with self._precision(out):
             loss, log = self.units[i].objective(features, batch)
-        torch.autograd.backward(loss, inputs=[*self._own[i], features])
+        weight = torch.full_like(loss, batch.weight)
+        torch.autograd.backward(loss, weight, inputs=[*self._own[i], features])
         return loss.detach(), log, features.grad
 
     def _local_step(
-        self, i: int, s: int, out: Tensor, batch: Batch, graphs: _Graphs
+        self, i: int, s: int, out: Tensor, batch: Batch, graphs: _Graphs, last: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Unit i's loss, and its gradient from segment s down, freeing what no later unit needs."""
         loss, log, gradient = self._objective(i, out, batch)
+        complete = self._complete if last else {}
+        self._reduction.start(complete.get((i, len(self.segments)), ()))
         for t in range(s, self._first[i] - 1, -1):
             x, y = graphs.x[t], graphs.y[t]
             goes_on = t > self._first[i]
@@ -203,4 +237,5 @@ class Engine:
             gradient, x.grad = x.grad, None
             if self._last[t] == i:
                 graphs.drop(t)
+            self._reduction.start(complete.get((i, t), ()))
         return loss, log

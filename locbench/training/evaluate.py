@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from locbench.data import Images
 from locbench.data.views import Settings, test_view
 from locbench.networks.base import Network
+from locbench.processes import place, size
+from locbench.training.distributed import total_
 
 CHUNK = 500  # images at a time
 
@@ -46,7 +48,8 @@ def evaluate(
     for module in modules:
         module.eval()
     hits = torch.zeros(2 + len(network.blocks), dtype=torch.int64, device=device)
-    for part in torch.arange(len(split)).split(CHUNK):
+    # Each process has its share of the chunks, and no chunk is another for it.
+    for part in torch.arange(len(split)).split(CHUNK)[place() :: size()]:
         view = test_view(split.batch(part).to(device), resolution, aug)
         targets = split.targets[part].to(device)
         precision = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
@@ -59,6 +62,7 @@ def evaluate(
             logits = network.head(x)
         hits[0] += _hits(logits, targets, 1)
         hits[1] += _hits(logits, targets, 5)
+    total_(hits)
     for module, mode in zip(modules, modes, strict=True):
         module.train(mode)
     top1, top5, *blocks = (100 * hits.double() / len(split)).tolist()

@@ -1,20 +1,24 @@
 """What a run is fed, step by step: two views of every image, or one view and its label.
 
-Every draw comes from (seed, step), so that a run that goes on sees what it would have seen.
+Every draw comes from (seed, step), so that a run that goes on sees what it would have seen, and
+is made for the whole step: each process takes its share of it, and of that a batch at a time.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from locbench.data import ImageData, Split
-from locbench.data.augmentation import SimCLRAugmentation, send
+from locbench.data.augmentation import Part, SimCLRAugmentation, send
 from locbench.data.crop import normalise
 from locbench.data.views import one_view
 from locbench.errors import UserError
+from locbench.processes import place, size
 from locbench.recipes import Recipe
 from locbench.training.engine import Batch
 from locbench.training.optimizers import count_steps, count_warmup
@@ -24,7 +28,8 @@ from locbench.training.seeds import generator, stream
 class Feed(ABC):
     """The batches of a run in their order, and how its steps are counted in epochs.
 
-    total: steps in all. UserError for a batch that is larger than the data set.
+    total: steps in all. batches: of a step, one after the other. UserError for a batch that is
+    larger than the data set, or that the processes cannot share equally.
     """
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
@@ -34,21 +39,46 @@ class Feed(ABC):
                 f"training.batch = {self.size} is more than the {self.images} training images of "
                 f"{data.name}; set a smaller one with --set training.batch=N"
             )
+        self.batches, processes = recipe.training.accumulate, size()
+        if self.size % (self.batches * processes):
+            words = (
+                f"{processes} processes"
+                if self.batches == 1
+                else (f"{processes} processes in training.accumulate = {self.batches} batches each")
+            )
+            raise UserError(
+                f"training.batch = {self.size} images cannot be shared equally by {words}: "
+                f"set a multiple of {self.batches * processes}"
+            )
         self.recipe, self.seed, self.device, self.streaming = recipe, seed, device, data.streaming
         # A set in memory lives on the GPU; there a batch is a gather, with no copy and no worker.
         self.on_gpu = device.type == "cuda" and isinstance(data.train, Split)
         self.train = data.train.to(device) if self.on_gpu else data.train
         self.total = self._count()
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0; begins to decode the next where images stream."""
-        indices = self._indices(step)
+    def batch(self, step: int, number: int = 0) -> Batch:
+        """This process's share of a batch of a step, both counted from 0.
+
+        Begins to decode the next where images stream.
+        """
+        indices, sizes, part = self._share(step, number)
         if self.on_gpu:
             indices = send(indices, self.device)  # once for all gathers, without waiting
         images = self.train.batch(indices).to(self.device, non_blocking=True)
-        if self.streaming and step + 1 < self.total:
-            self.train.prefetch(self._indices(step + 1))
-        return self._batch(images, indices, step)
+        more, following = divmod(number + 1, self.batches)
+        if self.streaming and step + more < self.total:
+            self.train.prefetch(self._share(step + more, following)[0])
+        batch = self._batch(images, indices, step, part)
+        return replace(batch, weight=len(indices) / part.whole, sizes=sizes)
+
+    def _share(self, step: int, number: int) -> tuple[Tensor, tuple[int, ...], Part]:
+        """Which images, how many each process has beside them, and their part of the step."""
+        whole = self._indices(step)
+        cuts = cut(len(whole), self.batches)
+        bounds = [cuts[number] + at for at in cut(cuts[number + 1] - cuts[number], size())]
+        start, stop = bounds[place() : place() + 2]
+        sizes = tuple(after - before for before, after in pairwise(bounds))
+        return whole[start:stop], sizes, Part(start, stop, len(whole))
 
     def ends_epoch(self, done: int) -> bool:
         """Whether an epoch is complete after `done` steps."""
@@ -75,8 +105,13 @@ class Feed(ABC):
         """Which images a step sees: int64, on the CPU."""
 
     @abstractmethod
-    def _batch(self, images: Tensor, indices: Tensor, step: int) -> Batch:
-        """The batch of a step from its images, uint8 on the device."""
+    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Part) -> Batch:
+        """A batch from its images, uint8 on the device, which are a part of the step's."""
+
+
+def cut(count: int, parts: int) -> list[int]:
+    """Where so many images are cut into parts as like as can be: from 0 to `count`."""
+    return [count * k // parts for k in range(parts + 1)]
 
 
 class ViewsFeed(Feed):
@@ -99,8 +134,9 @@ class ViewsFeed(Feed):
     def _indices(self, step: int) -> Tensor:
         return stream(self.seed, self.images, step * self.size, (step + 1) * self.size)
 
-    def _batch(self, images: Tensor, indices: Tensor, step: int) -> Batch:
-        return Batch(self.augment.views(images, generator(self.seed, "augmentation", step)))
+    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Part) -> Batch:
+        draw = generator(self.seed, "augmentation", step)
+        return Batch(self.augment.views(images, draw, part=part))
 
 
 class LabelsFeed(Feed):
@@ -111,10 +147,13 @@ class LabelsFeed(Feed):
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
         super().__init__(recipe, data, seed, device)
-        if self.images % self.size == 1:
+        left, needed = self.images % self.size, self.batches * max(2, size())
+        if 0 < left < needed:
+            few = "one" if left == 1 else left
+            why = "batch norm needs two" if needed == 2 else f"{needed} are the least here"
             raise UserError(
-                f"training.batch = {self.size} leaves one of the {self.images} training images of "
-                f"{data.name} for the last batch, and batch norm needs two; set another one"
+                f"training.batch = {self.size} leaves {few} of the {self.images} training images "
+                f"of {data.name} for the last batch, and {why}; set another one"
             )
         self.targets = data.train.targets.to(device)
         self.augment = one_view(recipe.augmentation, recipe.data.resolution)
@@ -143,8 +182,8 @@ class LabelsFeed(Feed):
             self.seed, self.images, epoch * self.images + start, epoch * self.images + stop
         )
 
-    def _batch(self, images: Tensor, indices: Tensor, step: int) -> Batch:
-        pixels = self.augment.pixels(images, generator(self.seed, "augmentation", step))
+    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Part) -> Batch:
+        pixels = self.augment.pixels(images, generator(self.seed, "augmentation", step), part)
         targets = self.targets[indices.to(self.device, non_blocking=True)]
         return Batch(normalise(pixels, self.recipe.augmentation), targets, pixels)
 

@@ -14,13 +14,16 @@ from locbench.cost.activations import SavedBytes
 from locbench.data import ImageData
 from locbench.errors import UserError
 from locbench.networks import make_network
+from locbench.processes import place, share, size
 from locbench.recipes import Recipe
 from locbench.rules import build_units
 from locbench.training.checkpoints import load_checkpoint, save_checkpoint
+from locbench.training.distributed import total_
 from locbench.training.engine import Engine, Unit
 from locbench.training.evaluate import evaluate
 from locbench.training.feeds import make_feed
 from locbench.training.guard import Diverged, FiniteGuard, pick_precision
+from locbench.training.norms import synchronise
 from locbench.training.optimizers import learning_rate, make_optimizer
 from locbench.training.seeds import derive
 
@@ -72,6 +75,7 @@ class Trainer:
         self.network.to(self.device, memory_format=torch.channels_last).train()
         self.objectives = nn.ModuleList(unit.objective for unit in units)
         self.objectives.to(self.device, memory_format=torch.channels_last).train()
+        synchronise([*self.network.blocks, self.network, self.objectives])
         self.precision = pick_precision(recipe.training.precision, self.device)
         self.engine = Engine(self.network.blocks, units, self.precision)
         self.names = [unit_name(self.network, unit) for unit in self.engine.units]
@@ -100,16 +104,25 @@ class Trainer:
 
     def train_step(self) -> None:
         """One step of all units; losses stay on the device."""
-        torch.manual_seed(derive(self.seed, "step", self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        losses, logs = self.engine.step(self.feed.batch(self.step))
-        self.guard.step(self.optimizer, losses)
+        figures = sum(self._forward_backward(number) for number in range(self.feed.batches))
+        total_(figures)  # what follows is the same in every process
+        self.guard.step(self.optimizer, figures[: len(self.names)])
+        self._pending.append(figures)
+        self.step += 1
+
+    def _forward_backward(self, number: int) -> Tensor:
+        """Gradients of one batch of the step; its losses and figures, by its share of the step."""
+        # Where there is dropout every batch has its own.
+        own = (number, place()) if number or place() else ()
+        torch.manual_seed(derive(self.seed, "step", self.step, *own))
+        batch = self.feed.batch(self.step, number)
+        losses, logs = self.engine.step(batch, last=number + 1 == self.feed.batches)
         self._figures = [(n, key) for n, log in zip(self.names, logs, strict=True) for key in log]
         logged = [log[key].detach() for log in logs for key in log]
-        self._pending.append(torch.stack([*losses.unbind(), *logged]))
-        self.step += 1
+        return torch.stack([*losses.unbind(), *logged]) * batch.weight
 
     def read(self) -> dict[str, float]:
         """Wait for the device, add the last steps' mean losses to the curves, raise Diverged.
@@ -162,7 +175,11 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from this checkpoint if there is one; UserError if it is not one of this run."""
-        state = load_checkpoint(checkpoint)
+        state = None
+        if not place():
+            state = load_checkpoint(checkpoint)
+        if size() > 1:
+            state = share(state)  # the others may have no such disk
         if state is None:
             return
         made = state.get("arithmetic", self.arithmetic)
@@ -200,7 +217,7 @@ class Trainer:
             if due or tested:
                 progress(self.step, self.total, figures)
             late = time.monotonic() - saved > SAVE_EVERY_S
-            if due and (late or self.step == self.total):
+            if due and not place() and (late or self.step == self.total):
                 save_checkpoint(checkpoint, self.state())
                 saved = time.monotonic()
 

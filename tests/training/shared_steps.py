@@ -1,0 +1,146 @@
+"""What two processes do together in the tests, as many as RANK and WORLD_SIZE say.
+
+    python shared_steps.py FOLDER
+
+Every process writes what it found to FOLDER/RANK.pt. The trainer, its feed with the augmentation
+and its optimizer are the real ones; for three steps the weights and what the feed gives are
+float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import BATCH, same, tiny_data, tiny_recipe, tiny_trainer
+
+from locbench import processes
+from locbench.recipes import Training
+from locbench.rules.contrastive import Contrastive
+from locbench.training import evaluate, loop
+from locbench.training.engine import Batch
+from locbench.training.guard import Diverged
+from locbench.training.loop import Trainer
+
+STEPS = 3
+IMAGES = 23  # the last batch of an epoch, the third, has 7: processes have unlike shares of it
+CHUNK = 10  # unlike shares of the test images too
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule, its settings, and how many batches a step is cut into."""
+
+    rule: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    accumulate: int = 1
+    network: str = "resnet50"
+
+
+CASES = {
+    "simclr": Case("simclr"),
+    "gim": Case("gim"),
+    "loco": Case("loco"),
+    "loco in two batches a step": Case("loco", accumulate=2),
+    "auglocal": Case("auglocal", {"depth": 2}, network="resnet32"),
+    "predsim": Case("predsim"),
+    "bp, recomputed": Case("bp", {"checkpoint": True}),
+}
+
+
+def trainer_of(case: Case) -> Trainer:
+    """At its first step, in float64."""
+    training = Training(BATCH, "fp32", case.accumulate)
+    recipe = tiny_recipe(rule=case.rule, lr=0.05, training=training)
+    recipe = replace(recipe, **{"rule": case.settings})
+    trainer = Trainer(recipe, case.rule, case.network, 3, tiny_data(IMAGES), "cpu")
+    trainer.network.double()
+    trainer.objectives.double()
+    trainer.feed.batch = partial(_doubled, trainer.feed.batch)
+    return trainer
+
+
+def _doubled(batch_of: Any, step: int, number: int = 0) -> Batch:
+    batch = batch_of(step, number)
+    pixels = None if batch.pixels is None else batch.pixels.double()
+    return replace(batch, images=batch.images.double(), pixels=pixels)
+
+
+def three_steps(case: Case) -> dict[str, Any]:
+    """Weights and batch-norm statistics, losses and figures, test accuracy where it is measured."""
+    trainer = trainer_of(case)
+    for _ in range(STEPS):
+        trainer.train_step()
+    trainer.read()
+    state = {**trainer.network.state_dict(), **trainer.objectives.state_dict(prefix="of.")}
+    weights = copy.deepcopy(state)
+    if trainer.classifies:
+        trainer.network.float()
+        trainer.objectives.float()
+        trainer.test()
+    return {"weights": weights, "curves": trainer.curves}
+
+
+class Stopped(BaseException):
+    """Stops a run in all processes at once."""
+
+
+def _stopping(done: int, total: int, figures: dict[str, float]) -> None:
+    if done == 5:
+        raise Stopped
+
+
+def resumes(folder: Path) -> bool:
+    """Whether a run that was stopped ends with the bits of one that was not; in fp32."""
+    loop.SAVE_EVERY_S = -1.0
+    unbroken, stopped, again = (tiny_trainer("loco") for _ in range(3))
+    unbroken.fit(folder / "unbroken.pt", lambda *_: None)
+    try:
+        stopped.fit(folder / "stopped.pt", _stopping)
+    except Stopped:
+        again.fit(folder / "stopped.pt", lambda *_: None)
+    states = [{**trainer.state(), "elapsed": 0} for trainer in (unbroken, again)]
+    return stopped.step == 5 and same(*states)
+
+
+def diverges() -> tuple[str, bool]:
+    """What is said, and whether the weights stay, where one process alone has a loss of nan."""
+    trainer = tiny_trainer("gim")
+    trainer.train_step()
+    before = copy.deepcopy(trainer.network.state_dict())
+    forward = Contrastive.forward
+
+    def poisoned(self: Contrastive, features: torch.Tensor, batch: Batch) -> Any:
+        loss, log = forward(self, features, batch)
+        return (loss * torch.nan if self is trainer.objectives[1] else loss), log
+
+    if processes.place() == 1:
+        Contrastive.forward = poisoned
+    trainer.train_step()
+    Contrastive.forward = forward
+    weights = [key for key, _ in trainer.network.named_parameters()]
+    kept = all(torch.equal(trainer.network.state_dict()[key], before[key]) for key in weights)
+    try:
+        trainer.read()
+    except Diverged as error:
+        return str(error), kept
+    return "nothing", kept
+
+
+def main() -> None:
+    folder, evaluate.CHUNK = Path(sys.argv[1]), CHUNK
+    with processes.joined("cpu") as group, processes.together():
+        found: dict[str, Any] = {name: three_steps(case) for name, case in CASES.items()}
+        found |= {"resumes": resumes(folder), "diverges": diverges()}
+        torch.save(found, folder / f"{processes.place()}.pt")
+        if not group.leads:
+            list(group.works())  # until the first has ended
+
+
+if __name__ == "__main__":
+    main()
