@@ -115,7 +115,7 @@ def _leading(
     """Where the first process carries out runs, and what tells of each; the others end here."""
     with processes.joined(device) as group:
         if not group.leads:
-            from locbench.execute import follow
+            from locbench.following import follow
 
             follow(group, Workshop(store, device, root))
             raise SystemExit(0)

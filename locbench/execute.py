@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +16,13 @@ from locbench.cost.measured import Case, measure
 from locbench.cost.memory import PeakMemory
 from locbench.cost.operations import multiply_adds, parameters
 from locbench.cost.traced import trace
-from locbench.encoders import ENCODER, encoder_for, probed_encoder
+from locbench.encoders import ENCODER, encoder_for
 from locbench.errors import RunFailed, UserError
+from locbench.following import FOLLOWED, encoder_key, probe_for, trainer_for
 from locbench.locks import alone
 from locbench.networks import Network, make_network
-from locbench.probe import LinearProbe, pixel_baseline
-from locbench.records import CHECKPOINT, Record, environment, identity_hash, timestamp
+from locbench.probe import pixel_baseline
+from locbench.records import CHECKPOINT, Record, environment, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import build_units
 from locbench.runs import COSTS, TRAINED, UNTRAINED, RunSpec
@@ -54,7 +53,9 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
     shop.store.prepare()
     folder = shop.store.folder(spec.id)
     folder.mkdir(exist_ok=True)
-    with alone(shop.store.lock(spec.id), f"at {spec.id}", shop.patient):
+    shared = spec.kind in FOLLOWED
+    lock = shop.store.lock(spec.id)
+    with alone(lock, f"at {spec.id}", shop.patient), processes.together(shared):
         if (record := shop.store.finished(spec.id)) is not None:
             return record
         record = _start(spec, shop, device)
@@ -118,7 +119,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
         rule={"name": spec.rule, "settings": dict(recipe.rule)},
         network={"name": spec.network, **recipe.as_dict()["network"]},
         data=_data_of(spec, shop),
-        tags={"epoch": "last", "precision": "float32", "processes": 1},
+        tags={"epoch": "last", "precision": "float32", "processes": processes.size()},
         environment=environment(device=name, threads=threads),
         created=found.created if found is not None else timestamp(),
     )
@@ -153,25 +154,13 @@ def _data_of(spec: RunSpec, shop: Workshop) -> dict[str, Any]:
 
 def _train(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Train, then leave the encoder beside the record."""
-    with processes.together():
-        trainer = _trainer(spec, shop, device)
-        if spec.kind == "train" and not trainer.classifies:
-            raise UserError(
-                f"rule '{spec.rule}' learns from labels and leaves the network's classifier, "
-                "network.head, as it was: no unit's objective has it, so there is nothing to test"
-            )
-        processes.share(spec)
-        _train_together(trainer, spec, shop, record)
-
-
-def _trainer(spec: RunSpec, shop: Workshop, device: torch.device) -> Trainer:
-    data = shop.data(spec)
-    return Trainer(spec.recipe, spec.rule, spec.network, spec.seed, data, device)
-
-
-def _train_together(trainer: Trainer, spec: RunSpec, shop: Workshop, record: Record) -> None:
-    folder = shop.store.folder(spec.id)
-    record.tags["processes"] = processes.size()
+    trainer, folder = trainer_for(spec, shop, device), shop.store.folder(spec.id)
+    if spec.kind == "train" and not trainer.classifies:
+        raise UserError(
+            f"rule '{spec.rule}' learns from labels and leaves the network's classifier, "
+            "network.head, as it was: no unit's objective has it, so there is nothing to test"
+        )
+    processes.share(spec)
     if spec.recipe.training.accumulate > 1:
         record.tags["accumulate"] = spec.recipe.training.accumulate
     record.tags["precision"] = "bfloat16" if trainer.precision else "float32"
@@ -263,9 +252,8 @@ def _size(network: Network, spec: RunSpec) -> dict[str, int]:
 
 def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Linear accuracy at the probed blocks; decoder and precision are those of the pretraining."""
-    network = probed_encoder(spec, shop, device)
-    probe = LinearProbe(network, shop.data(spec), spec.recipe, spec.seed, device)
-    probe.features = shop.features.get(_encoder_key(spec))
+    probe = probe_for(spec, shop, device)
+    processes.share(spec)
 
     def note(figures: dict[str, float]) -> None:
         record.curves = {
@@ -276,14 +264,14 @@ def _probe(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
     checkpoint = shop.store.folder(spec.id) / CHECKPOINT
     scores = probe.fit(_noting(spec, shop, record, note), checkpoint)
     note({})
-    shop.features = {_encoder_key(spec): probe.features}  # of one encoder: they can be large
+    shop.features = {encoder_key(spec): probe.features}  # of one encoder: they can be large
     record.metrics = {
         "top1": {"last": scores[-1].last, "best": scores[-1].best},
         "top5": {"last": scores[-1].top5},
     }
     for block, score in zip(probe.blocks, scores, strict=True):
         record.per_block[str(block)] = {
-            "stage": network.stage_of(block) + 1,
+            "stage": probe.network.stage_of(block) + 1,
             "top1": score.last,
             "top1_best": score.best,
         }
@@ -301,13 +289,6 @@ def _tell_pretraining(parent: Record, record: Record) -> None:
     record.tags["pretrain_precision"] = parent.tags["precision"]
     if "accumulate" in parent.tags:
         record.tags["pretrain_accumulate"] = parent.tags["accumulate"]
-
-
-def _encoder_key(spec: RunSpec) -> str:
-    """What decides a probe's frozen features: all of its identity but how they are trained on."""
-    probe = spec.identity["probe"]
-    asked = {key: probe[key] for key in ("blocks", "augment")}
-    return identity_hash({**spec.identity, "probe": asked})
 
 
 def _pixels(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
@@ -408,29 +389,6 @@ def _figure_of_parent(spec: RunSpec, shop: Workshop, name: str) -> float | None:
         return None
     found = shop.store.load(spec.parent.id).metrics.get(name)
     return None if found is None else found["last"]
-
-
-def follow(group: processes.Group, shop: Workshop) -> None:
-    """What the other processes of torchrun do: their part of the runs that are shared."""
-    device = pick_device(shop.device)
-    for spec in group.works():
-        # What diverges does so in all of them, and the leader says so.
-        with processes.together(), contextlib.suppress(Diverged):
-            checkpoint = shop.store.folder(spec.id) / CHECKPOINT
-            if spec.kind == "detect":
-                _follow_detector(spec, shop, device, checkpoint)
-            else:
-                _trainer(spec, shop, device).fit(checkpoint, lambda *_: None)
-
-
-def _follow_detector(spec: RunSpec, shop: Workshop, device: torch.device, checkpoint: Path) -> None:
-    from locbench.downstream.detect import Detector  # imports mmdet
-
-    network = encoder_for(spec, shop, device)
-    common = (spec.recipe, network, shop.data(spec), spec.seed, str(device))
-    detector = Detector(*common, checkpoint, lambda *_: None, spec.untrained)
-    detector.fit()
-    detector.evaluate()
 
 
 KINDS = {

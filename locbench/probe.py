@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from locbench.data import ImageData, Images
+from locbench.data.augmentation import Part
 from locbench.data.views import one_view, test_view
 from locbench.errors import RunFailed, UserError
 from locbench.networks.base import Network
+from locbench.processes import place, size
 from locbench.recipes import Probe, Recipe
-from locbench.training.checkpoints import load_checkpoint, save_checkpoint
+from locbench.training.checkpoints import load_shared, save_checkpoint
+from locbench.training.distributed import cut, gathered, total_
 from locbench.training.guard import Diverged
 from locbench.training.loop import MISFITS, SAVE_EVERY_S
 from locbench.training.seeds import derive, generator, stream
@@ -79,7 +83,7 @@ def read(split: Images, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tenso
     A split that decodes its images as it goes begins with the next part while this one is used.
     """
     prefetch = getattr(split, "prefetch", None)
-    for part, coming in zip(parts, [*parts[1:], None], strict=True):
+    for part, coming in zip_longest(parts, parts[1:]):
         images = split.batch(part)
         if prefetch is not None and coming is not None:
             prefetch(coming)
@@ -131,6 +135,9 @@ class LinearProbe:
     device: 4 bytes x training images x channels of all probed blocks. Features of the test images
     are held in both. Initial weights and the order of the images depend on the seed alone, so a
     block's accuracy is the same whether it is probed alone or with all others.
+
+    Where several processes work together each encodes its share of the images; the classifiers are
+    small, and every process trains all of them on all features.
     """
 
     def __init__(
@@ -159,8 +166,8 @@ class LinearProbe:
 
     def _centre_features(self, split: Images) -> tuple[list[Tensor], Tensor]:
         """Features of every un-augmented image, per probed block, and the targets."""
-        parts = torch.arange(len(split)).split(CHUNK)
-        features = [torch.empty(len(split), w, device=self.device) for w in self.widths]
+        parts = torch.arange(len(split)).split(CHUNK)[place() :: size()]
+        features = [torch.zeros(len(split), w, device=self.device) for w in self.widths]
         aug, side = self.recipe.augmentation, self.recipe.data.resolution
         for part, (images, _) in zip(parts, read(split, parts), strict=True):
             pooled = pooled_features(
@@ -169,23 +176,42 @@ class LinearProbe:
             rows = slice(int(part[0]), int(part[-1]) + 1)
             for whole, piece in zip(features, pooled, strict=True):
                 whole[rows] = piece
+        for whole in features:  # each process has filled its rows, and left the others at 0
+            total_(whole)
         return features, split.targets.to(self.device)
 
     def _batches(
         self, epoch: int, cached: tuple[list[Tensor], Tensor] | None
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         """The batches of one epoch: features per probed block, and targets."""
-        n, size = len(self.data.train), self.recipe.probe.batch
+        n, batch = len(self.data.train), self.recipe.probe.batch
         order = stream(derive(self.seed, "probe"), n, epoch * n, (epoch + 1) * n)
         if cached is not None:
             features, targets = cached
-            for indices in order.to(self.device).split(size):
+            for indices in order.to(self.device).split(batch):
                 yield [f[indices] for f in features], targets[indices]
             return
-        for k, (images, targets) in enumerate(read(self.data.train, order.split(size))):
+        batches = order.split(batch)
+        shares = [self._share(len(indices)) for indices in batches]
+        own = [i[part.start : part.stop] for i, (part, _) in zip(batches, shares, strict=True)]
+        for k, (images, _) in enumerate(read(self.data.train, own)):
+            part, sizes = shares[k]
             draw = generator(self.seed, "probe augmentation", epoch, k)
-            view = self.augment.views(images.to(self.device), draw)
-            yield pooled_features(self.network, view, self.blocks), targets.to(self.device)
+            view = self.augment.views(images.to(self.device), draw, part=part)
+            features = pooled_features(self.network, view, self.blocks)
+            targets = self.data.train.targets[batches[k]].to(self.device)
+            yield [gathered(f, sizes) if sizes else f for f in features], targets
+
+    def _share(self, images: int) -> tuple[Part, tuple[int, ...]]:
+        """Which of a batch this process encodes, and how many each does.
+
+        Of fewer images than processes each encodes all; then there are no sizes.
+        """
+        if images < size():
+            return Part(0, images, images), ()
+        bounds = cut(images, size())
+        sizes = tuple(after - before for before, after in pairwise(bounds))
+        return Part(*bounds[place() : place() + 2], images), sizes
 
     def _train_epoch(self, epoch: int, cached: tuple[list[Tensor], Tensor] | None) -> None:
         for group in self.optimizer.param_groups:
@@ -226,7 +252,7 @@ class LinearProbe:
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from this checkpoint if there is one; UserError if it is not one of this probe."""
-        state = load_checkpoint(checkpoint)
+        state = load_shared(checkpoint)
         if state is None:
             return
         try:
@@ -256,7 +282,8 @@ class LinearProbe:
             self._train_epoch(epoch, cached)
             self.history.append(self._evaluate(test, targets))
             progress(epoch + 1, epochs, {"top1": self.history[-1][-1][0]})
-            if checkpoint is not None and time.monotonic() - saved > SAVE_EVERY_S:
+            late = time.monotonic() - saved > SAVE_EVERY_S
+            if checkpoint is not None and not place() and late:
                 save_checkpoint(checkpoint, self.state())
                 saved = time.monotonic()
         return [

@@ -81,10 +81,10 @@ def share(work: Any) -> Any:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Here all processes work on one run; elsewhere each, for itself, is the only one."""
+def together(shared: bool = True) -> Iterator[None]:
+    """Here, where it is shared, all work on one run; elsewhere each for itself is the only one."""
     global _together
-    _together = not _joined.alone
+    _together = shared and not _joined.alone
     try:
         yield
     finally:

@@ -342,10 +342,19 @@ class ResizedCropAugmentation:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised."""
         return render(images, params, self.aug, self.resolution, self.channels_last)
 
-    def views(self, images: Tensor, generator: Generator, crops: Crops | None = None) -> Tensor:
-        """Draw and apply: [N, 3, R, R]; `crops` takes the place of crops drawn here."""
+    def views(
+        self,
+        images: Tensor,
+        generator: Generator,
+        crops: Crops | None = None,
+        part: Part | None = None,
+    ) -> Tensor:
+        """Draw and apply: [N, 3, R, R]; `crops` takes the place of crops drawn here.
+
+        The images may be a part of those that are drawn for.
+        """
         if crops is None:
-            return self.apply(images, self._drawn(images, generator, None))
+            return self.apply(images, self._drawn(images, generator, part))
         return self.apply(images, Parameters(crops, None, 1))
 
     def pixels(self, images: Tensor, generator: Generator, part: Part | None = None) -> Tensor:

@@ -137,6 +137,6 @@ class CropAugmentation:
         """
         return self.apply(images, drawn(lambda n: self.draw(n, generator), images, part))
 
-    def views(self, images: Tensor, generator: Generator) -> Tensor:
+    def views(self, images: Tensor, generator: Generator, part: Part | None = None) -> Tensor:
         """As `pixels`, normalised: what a network is trained on."""
-        return normalise(self.pixels(images, generator), self.aug)
+        return normalise(self.pixels(images, generator, part), self.aug)

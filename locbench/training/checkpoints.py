@@ -14,6 +14,7 @@ from torch import Tensor
 
 from locbench.errors import RunFailed, UserError
 from locbench.paths import write_atomic
+from locbench.processes import place, share, size
 
 # What torch raises for a file that was cut short, or that it never wrote.
 UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError,
@@ -58,6 +59,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             f"move it away to start this run from the beginning"
         ) from error
     return state
+
+
+def load_shared(path: Path) -> dict[str, Any] | None:
+    """As `load_checkpoint`, for all processes that work together: the first alone reads it."""
+    state = None if place() else load_checkpoint(path)
+    return share(state) if size() > 1 else state
 
 
 def save_encoder(path: Path, state: dict[str, Tensor]) -> None:

@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from locbench.processes import connected, place, size
 
 
+def cut(count: int, parts: int) -> list[int]:
+    """Where so many images are cut into parts as like as can be: from 0 to `count`."""
+    return [count * k // parts for k in range(parts + 1)]
+
+
 def total_(tensor: Tensor) -> Tensor:
     """The tensor, in place, summed over the processes."""
     if size() > 1:

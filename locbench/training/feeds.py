@@ -20,6 +20,7 @@ from locbench.data.views import one_view
 from locbench.errors import UserError
 from locbench.processes import place, size
 from locbench.recipes import Recipe
+from locbench.training.distributed import cut
 from locbench.training.engine import Batch
 from locbench.training.optimizers import count_steps, count_warmup
 from locbench.training.seeds import generator, stream
@@ -107,11 +108,6 @@ class Feed(ABC):
     @abstractmethod
     def _batch(self, images: Tensor, indices: Tensor, step: int, part: Part) -> Batch:
         """A batch from its images, uint8 on the device, which are a part of the step's."""
-
-
-def cut(count: int, parts: int) -> list[int]:
-    """Where so many images are cut into parts as like as can be: from 0 to `count`."""
-    return [count * k // parts for k in range(parts + 1)]
 
 
 class ViewsFeed(Feed):

@@ -14,10 +14,10 @@ from locbench.cost.activations import SavedBytes
 from locbench.data import ImageData
 from locbench.errors import UserError
 from locbench.networks import make_network
-from locbench.processes import place, share, size
+from locbench.processes import place
 from locbench.recipes import Recipe
 from locbench.rules import build_units
-from locbench.training.checkpoints import load_checkpoint, save_checkpoint
+from locbench.training.checkpoints import load_shared, save_checkpoint
 from locbench.training.distributed import total_
 from locbench.training.engine import Engine, Unit
 from locbench.training.evaluate import evaluate
@@ -175,11 +175,7 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from this checkpoint if there is one; UserError if it is not one of this run."""
-        state = None
-        if not place():
-            state = load_checkpoint(checkpoint)
-        if size() > 1:
-            state = share(state)  # the others may have no such disk
+        state = load_shared(checkpoint)
         if state is None:
             return
         made = state.get("arithmetic", self.arithmetic)

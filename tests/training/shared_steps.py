@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import BATCH, same, tiny_data, tiny_recipe, tiny_trainer
+from tiny import BATCH, NETWORK, SIDE, same, tiny_data, tiny_recipe, tiny_trainer
 
+from locbench import probe as probes
 from locbench import processes
-from locbench.recipes import Training
+from locbench.networks import make_network
+from locbench.probe import LinearProbe
+from locbench.recipes import Probe, Training
 from locbench.rules.contrastive import Contrastive
 from locbench.training import evaluate, loop
 from locbench.training.engine import Batch
@@ -132,10 +135,24 @@ def diverges() -> tuple[str, bool]:
     return "nothing", kept
 
 
+def probed(augment: bool) -> list[torch.Tensor]:
+    """The classifiers of a probe of two blocks, in fp32, and their accuracies."""
+    probe = Probe(epochs=2, lr=0.5, batch=9, milestones=(1,), augment=augment, blocks="all")
+    recipe = replace(tiny_recipe(), probe=probe)
+    torch.manual_seed(0)
+    network = make_network("resnet50", NETWORK, 4, SIDE)
+    found = LinearProbe(network, tiny_data(IMAGES), recipe, 3, torch.device("cpu"))
+    scores = found.fit(lambda *_: None)
+    accuracies = torch.tensor([[score.last, score.top5] for score in scores])
+    return [accuracies, *(value.detach() for value in found.heads.parameters())]
+
+
 def main() -> None:
-    folder, evaluate.CHUNK = Path(sys.argv[1]), CHUNK
+    folder = Path(sys.argv[1])
+    evaluate.CHUNK = probes.CHUNK = CHUNK
     with processes.joined("cpu") as group, processes.together():
         found: dict[str, Any] = {name: three_steps(case) for name, case in CASES.items()}
+        found |= {f"probe {augment}": probed(augment) for augment in (True, False)}
         found |= {"resumes": resumes(folder), "diverges": diverges()}
         torch.save(found, folder / f"{processes.place()}.pt")
         if not group.leads:

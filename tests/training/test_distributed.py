@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from launched import two_processes
-from shared_steps import CASES, CHUNK, three_steps
+from shared_steps import CASES, CHUNK, probed, three_steps
 from tiny import same, tiny_data, tiny_recipe
 
+from locbench import probe as probes
 from locbench import processes
 from locbench.errors import UserError
 from locbench.recipes import Training
@@ -43,6 +44,15 @@ def test_three_steps_are_those_of_one_process_with_the_whole_batch(name, shared,
         for key, values in curves.items():
             assert together["curves"]["units"][unit][key] == pytest.approx(values, rel=2e-6)
     assert same(shared[1][name], together)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_a_probe_learns_what_it_learns_alone(augment, shared, monkeypatch):
+    monkeypatch.setattr(probes, "CHUNK", CHUNK)
+    alone = probed(augment)
+    for found in shared:
+        for one, other in zip(found[f"probe {augment}"], alone, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(shared):
