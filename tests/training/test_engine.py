@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from locbench.registry import NETWORKS
 from locbench.rules import build_units
+from locbench.training.distributed import Reduction
 from locbench.training.engine import Batch, Engine, Unit
 
 WIDTHS = (3, 4, 6, 4, 8, 4, 6, 4)  # of seven blocks
@@ -136,6 +137,42 @@ def test_gradients_equal_those_of_each_unit_apart(layout):
     assert worst_error([net, *(unit.objective for unit in units)], wanted) < 1e-10
     assert losses.shape == (len(units),) and all("top" in log for log in logs)
     assert not losses.requires_grad
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_a_gradient_is_sent_to_other_processes_once_and_whole(layout, monkeypatch):
+    sent = []
+
+    def start(self, parameters):
+        sent.extend((p, p.grad.clone()) for p in parameters if p.grad is not None)
+
+    monkeypatch.setattr(Reduction, "start", start)
+    net, units = blocks(), units_of(layout)
+    weight = net[5].conv1.weight  # a penalty of every unit's draws it too, wherever it lies
+    tied = [
+        replace(u, objective=Classifier(WIDTHS[u.stop], weight).double(), ties=(weight,))
+        for u in units
+    ]
+    engine = Engine(net, tied)
+    engine.step(batch_of(), last=False)
+    assert not sent
+    engine.step(batch_of())
+    assert len(sent) == len({id(p) for p, _ in sent})
+    assert {id(p) for p, _ in sent} == {id(p) for p in engine.parameters()}
+    assert all(torch.equal(p.grad, gradient) for p, gradient in sent)
+
+
+def test_gradients_are_weighted_by_the_batchs_share_of_the_step():
+    net, units = blocks(), units_of(LAYOUTS["overlapping by one"])
+    engine, batch = Engine(net, units), batch_of()
+    engine.step(batch)
+    whole = [p.grad.clone() for p in engine.parameters()]
+    for p in engine.parameters():
+        p.grad = None
+    for share in (0.25, 0.75):
+        engine.step(replace(batch, weight=share))
+    for p, gradient in zip(engine.parameters(), whole, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("tied", [1, 3, 5, 6])
