@@ -72,7 +72,7 @@ def test_loco_imagenet_at_paper_scale_is_the_protocol_of_section_5_1():
     assert dataclasses.astuple(recipe.optimizer) == ("lars", 4.8, 0.9, 1e-6, 0.001)
     assert recipe.optimizer.lr == pytest.approx(0.3 * recipe.training.batch / 256)
     assert dataclasses.astuple(recipe.schedule) == (800, 10.0)
-    assert dataclasses.astuple(recipe.training) == (4096, "auto")
+    assert dataclasses.astuple(recipe.training) == (4096, "auto", 1)
     view = recipe.augmentation
     assert view.area == (0.08, 1.0) and view.aspect == (3 / 4, 4 / 3)
     assert (view.flip, view.jitter, view.grayscale, view.blur) == (0.5, 0.8, 0.2, 0.5)
@@ -279,6 +279,8 @@ def test_a_scale_that_a_recipe_lacks_is_not_run_as_the_paper(write):
         ("[data]\nname = 'shpes'", ("data.name", "did you mean 'shapes'")),
         ("[training]\nprecision = 'bf61'", ("training.precision", "did you mean 'bf16'")),
         ("[training]\nbatch = 1", ("training.batch", "at least 2")),
+        ("[training]\nbatch = 6\naccumulate = 4", ("training.accumulate = 4", "set a multiple")),
+        ("[training]\nbatch = 4\naccumulate = 4", ("training.accumulate = 4", "two or more")),
         ("[schedule]\nepochs = 0", ("schedule.epochs", "at least 1")),
         ("[schedule]\nepochs = 1.5", ("schedule.epochs", "whole number")),
         ("[schedule]\nepochs = true", ("schedule.epochs", "whole number")),
@@ -415,6 +417,12 @@ def changed(value):
 
 # So that one key alone can be changed: a detector's length, warm-up and falls hang together.
 FITTING = {"detection.milestones": [], "detection.warmup": 0, "detection.epochs": 90}
+
+
+def test_a_recipe_says_nothing_of_cutting_steps_unless_it_does():
+    plain = load_recipe(IMAGENET, "smoke")
+    assert list(plain.as_dict()["training"]) == ["batch", "precision"]
+    assert load_recipe(IMAGENET, "smoke", {"training.accumulate": 1}).hash == plain.hash
 
 
 def test_the_hash_moves_with_every_value_and_with_nothing_else():

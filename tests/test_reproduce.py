@@ -265,6 +265,19 @@ def test_a_changed_protocol_is_not_comparable_and_says_what_differs(store, image
     assert line["verdict"] == "reproduced", "the published value, given once more"
 
 
+def test_a_step_cut_into_batches_is_not_comparable(store, imagenet, monkeypatch):
+    cut = {"training.accumulate": 2}
+    line = paper_line(store, 64.7, overrides=cut)
+    assert (line["verdict"], line["detail"]) == ("not comparable", "training.accumulate 2")
+    own = reproduce.load_joint  # also where the recipe itself says so
+
+    def cutting(name, downstream, scale, overrides, cell):
+        return own(name, downstream, scale, {**overrides, **cut}, cell)
+
+    monkeypatch.setattr(reproduce, "load_joint", cutting)
+    assert paper_line(Store(store.root / "other"), 64.7)["detail"] == "training.accumulate 2"
+
+
 def test_other_images_are_not_comparable(store, imagenet):
     imagenet["train"] = 126_689
     line = paper_line(store, 64.7)
