@@ -18,7 +18,14 @@ from locbench.cost.operations import multiply_adds, parameters
 from locbench.cost.traced import trace
 from locbench.encoders import ENCODER, encoder_for
 from locbench.errors import RunFailed, UserError
-from locbench.following import FOLLOWED, encoder_key, probe_for, trainer_for
+from locbench.following import (
+    FOLLOWED,
+    encoder_key,
+    full,
+    out_of_memory,
+    probe_for,
+    trainer_for,
+)
 from locbench.locks import alone
 from locbench.networks import Network, make_network
 from locbench.probe import pixel_baseline
@@ -62,7 +69,7 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
         shop.store.tidy(record)
         try:
             memory, began = PeakMemory(device), time.monotonic()
-            with blamed(spec.rule, _out_of_memory, RunFailed):
+            with blamed(spec.rule, out_of_memory, RunFailed):
                 KINDS[spec.kind](spec, shop, record, device)
             record.cost.update(memory.read())
             record.cost.setdefault("wall_time_s", round(time.monotonic() - began, 2))
@@ -71,16 +78,11 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
             record.status, record.error = "diverged", str(error)
             raise
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 record.status, record.error = "failed", _one_line(error)
                 raise
             record.status, record.error = "failed", "out of memory"
-            keys = "detection.batch" if spec.kind == "detect" else "training.batch"
-            keys += " or detection.samples" if spec.kind == "detect" else " or data.resolution"
-            raise RunFailed(
-                f"{spec.id}: {shop.device} is out of memory; set a smaller {keys} with --set, or "
-                "another --device"
-            ) from error
+            raise full(spec, shop.device) from error
         except Exception as error:
             record.status, record.error = "failed", _one_line(error)
             raise
@@ -89,11 +91,6 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
             shop.store.save(record)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return record
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """A GPU's has a class of its own; the CPU allocator's is known by its words only."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _one_line(error: Exception) -> str:

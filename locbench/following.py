@@ -9,6 +9,7 @@ import torch
 
 from locbench import processes
 from locbench.encoders import encoder_for, probed_encoder
+from locbench.errors import RunFailed
 from locbench.probe import LinearProbe
 from locbench.records import CHECKPOINT, identity_hash
 from locbench.runs import RunSpec
@@ -38,6 +39,21 @@ def encoder_key(spec: RunSpec) -> str:
     return identity_hash({**spec.identity, "probe": asked})
 
 
+def out_of_memory(error: Exception) -> bool:
+    """A GPU's has a class of its own; the CPU allocator's is known by its words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def full(spec: RunSpec, device: str) -> RunFailed:
+    """The error of a run that does not fit the memory."""
+    keys = "detection.batch" if spec.kind == "detect" else "training.batch"
+    keys += " or detection.samples" if spec.kind == "detect" else " or data.resolution"
+    return RunFailed(
+        f"{spec.id}: {device} is out of memory; set a smaller {keys} with --set, or "
+        "another --device"
+    )
+
+
 def follow(group: processes.Group, shop: Workshop) -> None:
     """What the other processes of torchrun do: their part of the runs that are shared."""
     device = pick_device(shop.device)
@@ -45,7 +61,12 @@ def follow(group: processes.Group, shop: Workshop) -> None:
         # What diverges does so in all of them, and the leader says so.
         with processes.together(), contextlib.suppress(Diverged):
             checkpoint = shop.store.folder(spec.id) / CHECKPOINT
-            FOLLOWED[spec.kind](spec, shop, device, checkpoint)
+            try:
+                FOLLOWED[spec.kind](spec, shop, device, checkpoint)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                raise full(spec, shop.device) from error
 
 
 def _follow_training(spec: RunSpec, shop: Workshop, device: torch.device, checkpoint: Path) -> None:

@@ -33,6 +33,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def neighbours() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 @contextmanager
 def connected() -> Iterator[None]:
     """What torch.distributed raises where another process is gone, as RunFailed."""

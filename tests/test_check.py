@@ -211,6 +211,9 @@ STAYS = {
     "memory in another precision": (
         LOCO, {"cost": {"activation_bytes": 1}, "tags": {"precision": "bfloat16"}}
     ),
+    "memory of one of two processes": (
+        LOCO, {"cost": {"activation_bytes": 1}, "tags": {"processes": 2}}
+    ),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from locbench.data.images import decode, guarded, threads
 from locbench.data.listing import Files
+from locbench.processes import neighbours
 
 
 class StreamingSplit:
@@ -28,7 +29,8 @@ class StreamingSplit:
         self.files = files
         self.targets = targets  # int64 [N]
         self.side = side
-        self._pool = ThreadPoolExecutor(threads(), thread_name_prefix="decode")
+        workers = max(1, threads() // neighbours())
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._ahead: tuple[list[int], list[Future[np.ndarray]]] | None = None
         self._decode: Callable[[bytes], np.ndarray] = partial(decode, side=side, fast=True)
 

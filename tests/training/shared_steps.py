@@ -24,6 +24,7 @@ from locbench import processes
 from locbench.networks import make_network
 from locbench.probe import LinearProbe
 from locbench.recipes import Probe, Schedule, Training
+from locbench.registry import RULES
 from locbench.rules.contrastive import Contrastive
 from locbench.training import evaluate, loop
 from locbench.training.engine import Batch
@@ -45,13 +46,11 @@ class Case:
     network: str = "resnet50"
 
 
+# Every rule there is, and what of a rule or network is another path through batch norm.
 CASES = {
-    "simclr": Case("simclr"),
-    "gim": Case("gim"),
-    "loco": Case("loco"),
+    **{rule: Case(rule) for rule in RULES.names()},
     "loco in two batches a step": Case("loco", accumulate=2),
-    "auglocal": Case("auglocal", {"depth": 2}, network="resnet32"),
-    "predsim": Case("predsim"),
+    "auglocal with heads that normalise": Case("auglocal", network="resnet32"),
     "bp, recomputed": Case("bp", {"checkpoint": True}),
 }
 
