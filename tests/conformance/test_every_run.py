@@ -139,8 +139,8 @@ def test_records_are_read_back_and_answer_for_their_runs(finished, rule, network
         assert again.to_json() == text == record.to_json()
         assert json.loads(text)["identity"] == record.identity
 
-    monkeypatch.setattr(execution, "Trainer", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(execution, "LinearProbe", lambda *_: pytest.fail("probed again"))
+    monkeypatch.setattr(execution, "trainer_for", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(execution, "probe_for", lambda *_: pytest.fail("probed again"))
     answers = [execute(run, workshop(finished.root, None)) for run in spec.with_ancestors()]
     assert [r.to_json() for r in answers] == [r.to_json() for r in finished.records]
     assert finished.encoder == encoder
