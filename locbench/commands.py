@@ -131,7 +131,6 @@ def _leading(
 
 def render(plan: Plan, store: Store, format: str) -> str:
     """The table with verdicts and claims, then what is shown beside it (baselines, ours)."""
-
     table, cells = plan.table, frame(plan, store)
     claims = judged_claims(plan, cells)
     fills = [planned.cell.fill or {} for planned in plan.cells]

@@ -84,7 +84,10 @@ def test_every_command_that_the_readme_names_takes_it(capsys, barlow, tiny, tmp_
         "version": f"sha256:{digest}",
         "file": "barlow.py",
     }
-    assert [unit["auxiliary"] for unit in record["units"]] == ["3-layer projector, 16 wide"] * 4
+    assert [unit["auxiliary"] for unit in record["units"]] == ["3-layer MLP"] * 4
+    assert [unit["auxiliary_parameters"] for unit in record["units"]] == [
+        channels * 16 + 2 * 16**2 + 4 * 16 for channels in (32, 64, 128, 256)
+    ]
     assert [unit["updates"] for unit in record["units"]] == [[0, 1], [2], [3], [4]]
     for stage in STAGES:
         assert 0 < record["metrics"][f"loss of {stage}"]["last"] < 4
@@ -99,7 +102,7 @@ def test_every_command_that_the_readme_names_takes_it(capsys, barlow, tiny, tmp_
     assert code == 0, err
     (row,) = [cell for cell in json.loads(out)["cells"] if cell["method"] == "barlow"]
     assert (row["network"], row["verdict"], row["n"]) == ("ResNet-50", "unpublished", 1)
-    assert row["decoder"] == "3-layer projector, 16 wide"
+    assert row["decoder"] == "3-layer MLP"
     assert [r.id for r in store.all() if r.kind == "pretrain"] == [record["id"]], "trained once"
     (probed,) = [r for r in store.all() if r.id == row["runs"]]
     assert row["measured"] == probed.metrics["top1"]["last"] and 0 <= row["measured"] <= 100
