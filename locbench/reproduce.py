@@ -119,8 +119,8 @@ def _cost_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
 
 
 def _rival(fill: dict[str, Any]) -> dict[str, Any]:
-    """The fill of what a cost is compared with: all the same but the rule and its settings."""
-    kept = {k: v for k, v in fill.get("set", {}).items() if not k.startswith("rule.")}
+    """The fill of what a cost is compared with: the same settings, as far as it has them."""
+    kept = known_to(fill["over"]["rule"], fill.get("set", {}))
     return {**fill, "set": {**kept, **fill["over"].get("set", {})}}
 
 
