@@ -24,8 +24,8 @@ from locbench.outside import rule_name
 from locbench.recipes import Recipe, load_recipe
 from locbench.records import environment
 from locbench.registry import NETWORKS, RULES, suggest
-from locbench.reproduce import can_run, known_to
-from locbench.rules import build_units
+from locbench.reproduce import can_run
+from locbench.rules import build_units, known_to
 from locbench.runs import UNTRAINED, RunSpec
 from locbench.tables import load_table, table_names
 from locbench.training.guard import pick_device

@@ -366,16 +366,14 @@ def _measure(spec: RunSpec, shop: Workshop, record: Record, device: torch.device
     """Time and memory of real steps, and those of what they are compared with."""
     if spec.kind == "gpu" and device.type != "cuda":
         raise UserError(f"{spec.id} is of a GPU, and there is none: leave its column out")
-    own, over = (
+    case, over = (
         None if s is None else Case(s.recipe, s.rule, s.network, s.fingerprint["classes"])
         for s in (spec, spec.parent)
     )
-    figures = measure(own, over, str(device))
-    for name in ("allocated_gigabytes", "gpu_memory"):
-        rival = _figure_of_parent(spec, shop, name)
-        if name in figures:
-            reduction = 100 * (1 - figures[name] / rival) if rival else 0.0
-            figures[f"{name.removesuffix('_gigabytes')}_reduction"] = reduction
+    figures = measure(case, over, str(device))
+    if "gpu_memory" in figures:
+        own, rival = figures["gpu_memory"], _figure_of_parent(spec, shop, "gpu_memory")
+        figures["gpu_memory_reduction"] = 100 * (1 - own / rival) if rival else 0.0
     record.metrics = {name: {"last": value} for name, value in figures.items()}
     record.cost["images_per_s"] = round(figures["images_per_s"], 1)
 

@@ -169,7 +169,9 @@ def published_table(table: Table, console: Console) -> None:
     for claim in table.claims:
         result = claim.judge(table.values())
         mark = {True: "holds", False: "does not hold", None: "is open"}[result.holds]
-        console.print(Text(f"Claim: {claim.text}. In print it {mark} ({result.detail})"))
+        ours = table.number is None and result.holds is None  # nothing of it was ever printed
+        printed = "" if ours else f" In print it {mark} ({result.detail})"
+        console.print(Text(f"Claim: {claim.text}.{printed}"))
 
 
 def print_checks(checks: list[Any], console: Console) -> None:

@@ -25,7 +25,7 @@ from locbench.paths import discard_drafts, write_atomic
 from locbench.registry import suggest
 
 SCHEMA = 1
-KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost", "trace")
+KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost", "trace", "measure", "gpu")
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from locbench.outside import rule_names
 from locbench.recipes import SCALES, Recipe, load_joint
 from locbench.records import FINAL, Record, Store
 from locbench.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry, suggest
+from locbench.rules import known_to
 from locbench.runs import COSTS, FIRST_SEED, TRAINED, UNTRAINED, RunSpec
 from locbench.tables import Table
 from locbench.turns import in_turn
@@ -27,7 +27,6 @@ from locbench.workshop import Workshop
 
 # Where torchvision's own loading puts what it downloads.
 TORCH_HUB = Path("~/.cache/torch/hub/checkpoints")
-HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 # scikit-learn's logistic regression holds all pixels, in double precision, twice.
 PIXELS_BYTES = 2e9
 
@@ -124,12 +123,6 @@ def _rival(fill: dict[str, Any]) -> dict[str, Any]:
     return {**fill, "set": {**kept, **fill["over"].get("set", {})}}
 
 
-def known_to(rule: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides without the settings of rules that this one does not have."""
-    known = [f"rule.{key}" for key in RULES.entry(rule).settings]
-    return {k: v for k, v in overrides.items() if k in known or not k.startswith("rule.")}
-
-
 EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
     "probe": _probe_cell,  # a linear probe of what the rule pretrained
     "accuracy": _accuracy_cell,  # test accuracy of the classifier that the rule trained
@@ -211,7 +204,7 @@ class Planner:
         places = (data_root(self.options.data_root), TORCH_HUB.expanduser())
         for path in (place / fill["weights"] for place in places):
             if path.is_file():
-                return _as_named(*runs.encoder_file(path))
+                return runs.as_named(*runs.encoder_file(path))
         if self.options.assume_data:
             if fill["weights"] not in self.assumed:
                 self.assumed.append(fill["weights"])
@@ -250,17 +243,6 @@ class Planner:
             asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
             found += other_data(run.fingerprint, asked)
         return list(dict.fromkeys(found))
-
-
-def _as_named(path: str, digest: str) -> tuple[str, str]:
-    """A file and its sha256, which begins with what torchvision puts at the end of a name."""
-    said = HASHED_NAME.search(path)
-    if said is not None and not digest.startswith(said[1]):
-        raise UserError(
-            f"{path} is another file than its name says: its sha256 begins with "
-            f"{digest[: len(said[1])]}; download it again"
-        )
-    return path, digest
 
 
 def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,8 @@ TRAINED = ("pretrain", "train")  # kinds of runs that train a network; a rule wi
 LETTERS = {"depth": "d", "multiplier": "m", "decay": "r"}
 LETTERS |= {"unit_stages": "stages", "shared_blocks": "shared", "penalty": "l2_"}
 LETTERS |= {"decoder_blocks": "conv", "mlp_layers": "mlp"}
+# What torchvision's file names end with: the beginning of their sha256.
+HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 # What a probe's images go through; the rest of the augmentation is pretraining's alone.
 PROBE_VIEW = ("area", "aspect", "interpolation", "flip", "mean", "std")
 
@@ -316,6 +319,17 @@ def encoder_file(path: Path) -> tuple[str, str]:
     """A file of weights as runs name it: its path and sha256."""
     with path.open("rb") as file:
         return str(path), hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_named(path: str, digest: str) -> tuple[str, str]:
+    """A file and its sha256, which begins with what torchvision puts at the end of a name."""
+    said = HASHED_NAME.search(path)
+    if said is not None and not digest.startswith(said[1]):
+        raise UserError(
+            f"{path} is another file than its name says: its sha256 begins with "
+            f"{digest[: len(said[1])]}; download it again"
+        )
+    return path, digest
 
 
 def unique(specs: list[RunSpec]) -> list[RunSpec]:

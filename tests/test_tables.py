@@ -34,23 +34,25 @@ PINNED = {
     "loco/table3": (32, 0, 32, 561.0, 0, "3c54e71074d464df"),
     "loco/table4": (12, 0, 12, 781.4, 0, "b70581db23f3aa08"),
     "loco/table5": (8, 0, 8, 524.1, 0, "804e1eb44438c8b5"),
-    "loco/table6": (22, 0, 22, 408.32, 0, "938db0d188723a19"),
+    "loco/table6": (22, 0, 29, 408.32, 0, "938db0d188723a19"),
     "loco/table7": (8, 0, 10, 197.41, 0, "95020dafd7e5cc8f"),
     "loco/table8": (32, 0, 0, 0, 0, "8a1322848349cd96"),
+    "loco/memory": (0, 0, 36, 0, 0, "e3b0c44298fc1c14"),
     "loco/reviewers": (8, 0, 26, 520.4, 0, "b933dc95db42b5aa"),
     "auglocal/table1": (54, 0, 54, 4721.5, 14.32, "cb26fbf2fd475f79"),
     "auglocal/table2": (12, 0, 12, 1130.22, 1.75, "a0ee348f9e28caed"),
     "auglocal/table3": (14, 0, 14, 1150.87, 0, "e1d02f253037c093"),
-    "auglocal/table4": (9, 5, 0, 345.6, 0, "ab2fd753b7ef52cd"),
+    "auglocal/table4": (9, 5, 28, 345.6, 0, "ab2fd753b7ef52cd"),
     "auglocal/table5": (40, 0, 40, 3564.22, 6.96, "b82295d158b80393"),
     "auglocal/table6": (12, 0, 0, 0, 0, "713a5ce6785ab16a"),
-    "auglocal/table7": (39, 0, 49, 2137.41, 2.29, "33bae38cd72b1541"),
+    "auglocal/table7": (39, 0, 78, 2137.41, 2.29, "33bae38cd72b1541"),
     "auglocal/table8": (15, 0, 15, 1410.05, 1.88, "b6467de24bde8176"),
     "auglocal/table9": (20, 0, 20, 1762.4, 5.35, "5bbe5f66768cee7e"),
     "auglocal/table10": (7, 0, 7, 633.73, 1.36, "8303dbee21b2d859"),
     "auglocal/table11": (25, 0, 25, 27.63, 0, "4e48215c7473f1ba"),
     "auglocal/table12": (12, 0, 12, 509.5, 0, "f134b901604301b4"),
     "auglocal/table13": (16, 0, 16, 1495.59, 2.56, "71b3c1219428151c"),
+    "auglocal/memory": (0, 0, 48, 0, 0, "e3b0c44298fc1c14"),
 }
 ALL = {name: load_table(name) for name in PINNED}
 
@@ -102,8 +104,9 @@ def test_every_number_can_be_judged(name: str):
         assert cell.column.metric and cell.column.label
         if not isinstance(cell.published and cell.published.value, str):
             spread = cell.published and cell.published.std
-            counted = cell.published is None and cell.column.fill.get("evaluation") == "trace"
-            assert spread is not None or cell.tolerance is not None or counted, cell.key
+            costs = ("cost", "trace", "measure")
+            ours = cell.published is None and cell.column.fill.get("evaluation", "cost") in costs
+            assert spread is not None or cell.tolerance is not None or ours, cell.key
             assert cell.column.unit, cell.column
     assert table.title and table.caption
     if table.number is None:

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from locbench.networks.base import Block, Network
     from locbench.training.engine import Batch, Unit
 
-__all__ = ["Batch", "Block", "Network", "Unit", "build_units", "check_settings", "keyword_defaults"]
+__all__ = [
+    "Batch",
+    "Block",
+    "Network",
+    "Unit",
+    "build_units",
+    "check_settings",
+    "keyword_defaults",
+    "known_to",
+]
 HOMES = {
     "locbench.networks.base": ("Block", "Network"),
     "locbench.training.engine": ("Batch", "Unit"),
@@ -47,6 +56,12 @@ def check_settings(known: Mapping[str, Any], name: str, settings: Mapping[str, A
             raise UserError(f"rule.{key} = {value!r}: rule '{name}' wants {wanted.__name__}")
         if not isinstance(value, str) and value < 0 <= known[key]:
             raise UserError(f"rule.{key} = {value!r}: rule '{name}' wants no negative number")
+
+
+def known_to(rule: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides without the settings of rules that this one does not have."""
+    known = [f"rule.{key}" for key in RULES.entry(rule).settings]
+    return {k: v for k, v in overrides.items() if k in known or not k.startswith("rule.")}
 
 
 def build_units(name: str, network: Network, settings: Mapping[str, Any]) -> list[Unit]:
