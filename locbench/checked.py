@@ -122,7 +122,7 @@ def check_section(sections: Sections, section: str, entries: Any, where: str) ->
 def _check_rule(entries: Any, rule: str, where: str) -> dict[str, Any]:
     """[rules.NAME]: settings of a registered rule, and below it those for one network."""
     where = f"{where}: rules.{rule}"
-    if rule not in RULES.names():
+    if rule not in RULES:
         raise UserError(f"{where}: unknown rule '{rule}'{suggest(rule, RULES.names())}")
     if not isinstance(entries, Mapping):
         raise UserError(f"{where} must be a section, [rules.{rule}], not a value")

@@ -120,7 +120,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
         environment=environment(device=name, threads=threads),
         created=found.created if found is not None else timestamp(),
     )
-    if spec.rule in RULES.known:
+    if spec.rule in RULES:
         record.rule |= RULES.entry(spec.rule).told()
     if spec.network:
         record.network["version"] = NETWORKS.entry(spec.network).version

@@ -105,6 +105,9 @@ class Registry:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.known.values())
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries or name in self.known  # the first takes no look around
+
     def names(self) -> list[str]:
         """All known names, locbench's own first."""
         return list(self.known)

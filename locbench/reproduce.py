@@ -139,7 +139,7 @@ def can_run(cell: Cell) -> bool:
     fill = cell.fill or {}
     return (
         fill.get("evaluation") in EVALUATIONS
-        and fill.get("rule") in (*RULES.known, UNTRAINED)
+        and (fill.get("rule") == UNTRAINED or fill.get("rule") in RULES)
         and fill.get("network") in NETWORKS.names()
     )
 
