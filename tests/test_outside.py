@@ -218,6 +218,21 @@ def test_an_objective_that_breaks_the_contract_is_one_line(
     assert record.status == "failed" and wanted in record.error
 
 
+def test_a_table_is_not_lost_by_a_rule_that_fails(capsys, write, tmp_path):
+    folder = image_folder(tmp_path / "images")
+    chosen = ["--rows", "simclr resnet,mine resnet", "--columns", "linear_top1"]
+    table = ["reproduce", "table1", *chosen, *SETS, "--data-root", folder, "--format", "json"]
+    path = write("import nowhere_at_all\ndef mine(network): 1")
+    code, out, err = call(capsys, *table, "--rule", path)
+    assert (code, out) == (2, "") and "No module named 'nowhere_at_all'" in err.splitlines()[-1]
+    assert Store(runs_dir()).ids() == [], "it is seen before anything is trained"
+    path.write_text(OBJECTIVE.replace("return {}", "return loss / undefined, {}"))
+    code, out, err = call(capsys, *table, "--rule", path)
+    assert code == 3 and "mine.py, line 13: NameError" in err.splitlines()[-1]
+    cells = {cell["method"]: cell for cell in json.loads(out)["cells"]}
+    assert cells["SimCLR"]["measured"] >= 0 and cells["mine"]["verdict"] == "not run"
+
+
 def test_errors_that_a_rule_has_no_part_in_stay_what_they_are(write):
     outside.rule_name(str(write(WHOLE)))
     from locbench.blame import blamed
