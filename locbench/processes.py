@@ -116,7 +116,7 @@ def _ended(signal: int, frame: Any) -> NoReturn:
 def joined(device: str) -> Iterator[Group]:
     """The processes of this command, connected: by NCCL where there are GPUs, else by gloo.
 
-    UserError where they cannot have a GPU each.
+    UserError where they cannot have a GPU each, or do not find each other.
     """
     global _joined
     if world() == 1:
@@ -134,10 +134,15 @@ def joined(device: str) -> Iterator[Group]:
                 "a GPU, and leave --device out"
             )
         torch.cuda.set_device(local)
-    before = signal.signal(signal.SIGTERM, _ended)  # so does torchrun end what is left
-    with connected():
+    try:
         dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
         _joined = Group(dist.new_group(backend="gloo", timeout=PATIENCE))
+    except (RuntimeError, ValueError) as error:  # no port, no address, ...
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"{world()} processes cannot be connected ({why}); start them with torchrun"
+        ) from error
+    before = signal.signal(signal.SIGTERM, _ended)  # so does torchrun end what is left
     yield _joined
     # Not after an error: the others may be waiting for this process in the middle of a step. It
     # says what went wrong and ends, and torchrun ends them.

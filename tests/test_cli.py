@@ -333,7 +333,7 @@ def test_a_diverged_run_does_not_stop_the_others(capsys, store, tiny):
             if self.step == 0 and len(self.names) == 4 and "shufflenet" in kind:
                 first = self.feed.batch(0).images
                 nothing = Batch(torch.full_like(first, float("nan")))
-                patch.setattr(self.feed, "batch", lambda step: nothing)
+                patch.setattr(self.feed, "batch", lambda *_: nothing)
             step(self)
 
         patch.setattr(Trainer, "train_step", poisoned)

@@ -114,6 +114,18 @@ def test_what_cannot_be_shared_is_said_in_a_line(count, rule, training, said, mo
         feed_of(monkeypatch, count, 0, rule, **training)
 
 
+def test_processes_that_do_not_find_each_other_say_so(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(UserError, match=r"^2 processes cannot be connected \(.*; start them with"),
+        processes.joined("cpu"),
+    ):
+        pytest.fail("connected")
+    assert not torch.distributed.is_initialized() and processes.size() == 1
+
+
 def test_one_process_is_a_world_of_its_own():
     assert (processes.size(), processes.place()) == (1, 0)
     with processes.together():  # and nobody to be together with
