@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-AIMS = ("moment", "checkpoint", "moment", "record", "moment", "end")  # in turn
+AIMS = ("random moment", "checkpoint", "random moment", "record", "random moment", "end of a run")
 WRITTEN = {"checkpoint": "checkpoint.pt", "record": "record.json"}
 DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # as locbench.paths.write_atomic names them
 LONGEST_AIM_S = 60.0
@@ -109,13 +109,13 @@ class Tally:
 
     def text(self) -> str:
         """The figures, a line each."""
-        aims = ", ".join(f"{count} at a {aim}" for aim, count in self.aimed.items())
+        aims = ", ".join(f"{aim} {count}" for aim, count in self.aimed.items())
         hits = ", ".join(f"{count} of {name}" for name, count in sorted(self.hit.items()))
         lists = (self.refused, self.lost, self.differ, self.left)
         refused, lost, differ, left = (f" ({'; '.join(found)})" if found else "" for found in lists)
         return "\n".join(
             [
-                f"kills: {self.kills} ({aims}) in {self.passes} runs of the table",
+                f"kills: {self.kills} (aimed at: {aims}) in {self.passes} runs of the table",
                 f"while a file was being written: {sum(self.hit.values())} ({hits or 'none'})",
                 f"restarts that did not go on: {len(self.refused)}{refused}",
                 f"records lost: {len(self.lost)}{lost}",
@@ -139,9 +139,9 @@ def being_written(command: Command, name: str, seen: set[Path]) -> bool:
 
 def reached(command: Command, aim: str, before: dict[str, bytes], seen: set[Path]) -> bool:
     """Whether this is what is aimed at: a draft is there, or a run came to its end."""
-    if aim == "end":
+    if aim == "end of a run":
         return len(command.done()) > len(before)
-    return aim == "moment" or being_written(command, WRITTEN[aim], seen)
+    return aim == "random moment" or being_written(command, WRITTEN[aim], seen)
 
 
 def kill(command: Command, aim: str, delay: float, tally: Tally) -> bool:

@@ -23,7 +23,7 @@ def test_killed_twice(capsys, tmp_path):
 
     tally = Tally()
     assert kill(shaken, "checkpoint", 0.0, tally) and not shaken.done()
-    assert kill(shaken, "end", 0.0, tally) and len(shaken.done()) == 1
+    assert kill(shaken, "end of a run", 0.0, tally) and len(shaken.done()) == 1
     compare(shaken, calm, wanted, tally)
     assert tally.hit["checkpoint.pt"] == 1, "half of one was left there"
     assert tally.tables == [True] and not (tally.lost or tally.differ or tally.left)
