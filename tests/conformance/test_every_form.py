@@ -21,7 +21,7 @@ from locbench.audit import audit
 from locbench.cost.activations import SavedBytes
 from locbench.cost.counts import counts
 from locbench.cost.operations import parameters
-from locbench.cost.traced import saved_step
+from locbench.cost.traced import trace
 from locbench.recipes import Network as Settings
 from locbench.recipes import Training
 from locbench.rules import build_units
@@ -77,7 +77,7 @@ def test_the_audit_holds_and_tells_ties_from_what_is_updated(rule, settings):
 )
 def test_what_it_costs_can_be_counted_and_traced(rule, settings):
     recipe = small_recipe(rule, settings, network=DEEP, training=Training(4, "fp32"))
-    traced = saved_step(recipe, rule, "resnet50", CLASSES)
+    traced = trace(recipe, rule, "resnet50", CLASSES)
     net = make_network("resnet50", DEEP)
     net.resolution = side = recipe.data.resolution
     units = build_units(rule, net, settings)
@@ -86,7 +86,7 @@ def test_what_it_costs_can_be_counted_and_traced(rule, settings):
     objectives = [unit.objective for unit in units]
     with SavedBytes([net, *objectives, images, batch.pixels]) as saved:
         Engine(net.blocks, units).step(batch)
-    assert traced.peak == saved.peak > 0 and traced.current == 0
+    assert traced.saved_bytes == saved.peak > 0 and traced.timeline[-1][1] == 0
     found = counts(net, units)
     assert found["auxiliary_parameters"] == parameters(objectives)
     assert found["flops (all)"] > found["encoder_flops (all)"] > 0
