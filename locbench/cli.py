@@ -114,7 +114,7 @@ def show(table: str, paper: Paper = None, as_json: Json = False) -> None:
 
 @app.command()
 def reproduce(
-    table: str,
+    tables: Annotated[list[str], typer.Argument(help="One table, or several.")],
     paper: Paper = None,
     scale: Scale = "smoke",
     rows: Annotated[
@@ -139,7 +139,7 @@ def reproduce(
     device: Device = "auto",
     set_: Sets = None,
 ) -> None:
-    """Train and measure what a table needs, then show it beside the published numbers."""
+    """Train and measure what tables need, then show it beside the published numbers."""
     check_words(format, device)
     from locbench import commands
     from locbench.checked import parse_overrides
@@ -148,16 +148,18 @@ def reproduce(
 
     overrides = parse_overrides(set_ or [])
     options = Options(scale, rows, columns, seeds, data_root, overrides, dry_run, rule or ())
-    plan = make_plan(load_table(resolve_name(table, paper)), options)
-    store = _store(runs)
+    names = list(dict.fromkeys(resolve_name(table, paper) for table in tables))
+    plans, store = [make_plan(load_table(name), options) for name in names], _store(runs)
     if dry_run:
-        commands.show_plan(plan, store, fresh, format == "json", _console())
+        for plan in plans:
+            commands.show_plan(plan, store, fresh, format == "json", _console())
         return
     if fresh:
-        commands.set_aside(plan.runs(), store)
-    commands.announce(plan, store)
-    failures = commands.run(plan, store, device)
-    typer.echo(commands.render(plan, store, format), nl=False)
+        commands.set_aside([spec for plan in plans for spec in plan.runs()], store)
+    for plan in plans:
+        commands.announce(plan, store)
+    failures = commands.run(plans, store, device)
+    typer.echo("\n".join(commands.render(plan, store, format) for plan in plans), nl=False)
     if failures:
         raise failure(failures)
 

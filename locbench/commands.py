@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,9 +97,13 @@ def _summary(plan: Plan, store: Store | None, guesses: list[Estimate]) -> str:
     return f"{where}: {len(specs)} runs, {counts}: {total(guesses)}"
 
 
-def run(plan: Plan, store: Store, device: str) -> list[str]:
-    """Carry out what is missing, with progress; returns one line for each run that failed."""
-    return watched(plan.runs(), store, plan.options.data_root, device)
+def run(plans: Sequence[Plan], store: Store, device: str) -> list[str]:
+    """Carry out what is missing, with progress; returns one line for each run that failed.
+
+    All plans are of the same options.
+    """
+    specs = run_specs.unique([spec for plan in plans for spec in plan.runs()])
+    return watched(specs, store, plans[0].options.data_root, device)
 
 
 def watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
@@ -156,7 +160,9 @@ def render(plan: Plan, store: Store, format: str) -> str:
     if beside.any():
         name, title = f"{table.name}/beside", "Baselines and our own columns"
         labels, notes = _labels(table, cells[beside]), margin_lines(margins(plan, store))
-        rest = Report(name, title, cells[beside], labels, footnotes=notes, quiet=bool(parts))
+        rest = Report(name, title, cells[beside], labels, footnotes=notes, named=True)
+        said = {note for part in parts for note in part.notes()}
+        rest = replace(rest, quiet=said >= set(rest.notes()) - set(notes))
         parts.append(rest)
     return "\n".join(render_report(part, format, console) for part in parts)
 

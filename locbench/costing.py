@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from locbench import runs
+from locbench.blame import blamed
 from locbench.checked import parse_overrides
 from locbench.cost.counts import CONVENTIONS, GIGA, Part, parts
-from locbench.cost.measured import Case, measure
+from locbench.cost.measured import Case, machine, measure
 from locbench.cost.traced import VIEWS, TracedStep, trace
 from locbench.data.fingerprint import fingerprint
 from locbench.data.published import PUBLISHED_DATA
@@ -22,13 +23,11 @@ from locbench.errors import UserError
 from locbench.networks import make_network
 from locbench.outside import rule_name
 from locbench.recipes import Recipe, load_recipe
-from locbench.records import environment
 from locbench.registry import NETWORKS, RULES, suggest
 from locbench.reproduce import can_run
 from locbench.rules import build_units, known_to
-from locbench.runs import UNTRAINED, RunSpec
+from locbench.runs import TAUGHT_BY, UNTRAINED, RunSpec
 from locbench.tables import load_table, table_names
-from locbench.training.guard import pick_device
 from locbench.transfer import PRETRAINING
 
 if TYPE_CHECKING:
@@ -71,7 +70,8 @@ class Bill:
     @property
     def name(self) -> str:
         """The rule, with the settings that are not its defaults."""
-        return " ".join([self.spec.rule, *self.spec.variant])
+        settings = sorted(self.spec.own_settings().items())
+        return " ".join([self.spec.rule, *(f"{key}={_written(value)}" for key, value in settings)])
 
     @property
     def case(self) -> Case:
@@ -83,7 +83,7 @@ class Bill:
     def parts(self) -> list[Part]:
         """Block by block; see `counts.parts`."""
         asked = self.case
-        with torch.device("meta"):
+        with torch.device("meta"), blamed(asked.rule):
             side = asked.recipe.data.resolution
             network = make_network(asked.network, asked.recipe.network, asked.classes, side)
             units = build_units(asked.rule, network, asked.recipe.rule)
@@ -92,7 +92,8 @@ class Bill:
     @cached_property
     def step(self) -> TracedStep:
         """One step of the recipe's batch."""
-        return trace(*vars(self.case).values())
+        with blamed(self.spec.rule):
+            return trace(*vars(self.case).values())
 
     def total(self, convention: str, auxiliary: bool) -> int:
         """Multiply-adds of the network, or of the auxiliary networks, for one image."""
@@ -156,32 +157,43 @@ def bills(asked: Asked) -> tuple[list[Bill], Bill]:
         raise UserError(f"--each {asked.each}{suggest(asked.each, EACH)}")
     if not asked.rules:
         raise UserError("give at least one --rule; see `locbench list rules`")
-    found = [_bill(asked, words) for words in asked.rules]
-    first = found[0].spec
-    if any(bill.spec.recipe.gives != first.recipe.gives for bill in found):
+    names = [rule_name(words.partition(":")[0]) for words in asked.rules]
+    taught = RULES.entry(names[0]).learns
+    if other := [name for name in names if RULES.entry(name).learns != taught]:
         raise UserError(
-            f"{found[0].name} learns from {first.recipe.gives}, and another of the rules does not: "
-            "ask for them apart"
+            f"{names[0]} learns from {TAUGHT_BY[taught]}, {other[0]} from "
+            f"{TAUGHT_BY[RULES.entry(other[0]).learns]}: ask for them apart"
         )
-    rival = END_TO_END[first.recipe.gives]
-    same = next((bill for bill in found if bill.name == rival), None)
-    plain = replace(asked, recipe=asked.recipe or first.recipe.name, depth=None)
-    return found, same or _bill(plain, rival)
+    _check_known(asked, names)
+    source = (asked.recipe, {}) if asked.recipe else _recipe_of(names[0], asked.network)
+    found = [
+        _bill(asked, name, words, source) for name, words in zip(names, asked.rules, strict=True)
+    ]
+    rival = _bill(replace(asked, depth=None), END_TO_END[taught], "", source)
+    same = next((bill for bill in found if bill.spec.id == rival.spec.id), None)
+    return found, same or rival
 
 
-def _bill(asked: Asked, words: str) -> Bill:
-    word, _, settings = words.partition(":")
-    rule = rule_name(word)
-    known = RULES.entry(rule).settings
+def _check_known(asked: Asked, rules: Sequence[str]) -> None:
+    """UserError for an option that nothing asked for would take."""
+    settings = {f"rule.{key}" for name in rules for key in RULES.entry(name).settings}
+    depth = {} if asked.depth is None else {"rule.depth": asked.depth}
+    for key in (*asked.overrides, *depth):
+        if key.startswith("rule.") and key not in settings:
+            raise UserError(f"{' and '.join(rules)}: no setting '{key}'{suggest(key, settings)}")
+    if asked.device != "auto" and not asked.measured:
+        raise UserError(f"--device {asked.device} is for --measure: nothing else runs on it")
+
+
+def _bill(asked: Asked, rule: str, words: str, source: tuple[str, dict[str, Any]]) -> Bill:
+    known, settings = RULES.entry(rule).settings, words.partition(":")[2]
     own = parse_overrides([f"rule.{pair}" for pair in settings.split(",") if pair])
     common = known_to(rule, asked.overrides)
     if asked.depth is not None and "depth" in known:
         common["rule.depth"] = asked.depth
     if asked.batch is not None:
         common["training.batch"] = asked.batch
-    name, cell = asked.recipe, {}
-    if name is None:
-        name, cell = _recipe_of(rule, asked.network)
+    name, cell = source
     recipe = load_recipe(name, asked.scale, {**common, **own}, cell)
     return Bill(runs.plan_cost("trace", recipe, rule, asked.network, _classes(recipe)))
 
@@ -222,7 +234,7 @@ def carry_out(asked: Asked, plot: Path | None, as_json: bool, out: Console) -> N
         _check_picture(plot)
     if asked.measured:
         for bill in found:
-            over = None if bill.name == rival.name else rival.case
+            over = None if bill is rival else rival.case
             bill.measured = measure(bill.case, over, asked.device)
     if as_json:
         out.print_json(json.dumps([bill.as_dict(asked.each) for bill in found]))
@@ -233,13 +245,16 @@ def carry_out(asked: Asked, plot: Path | None, as_json: bool, out: Console) -> N
 
         spec = found[0].spec
         images = VIEWS[spec.recipe.gives] * spec.recipe.training.batch
-        draw(plot, spec.network, {bill.name: bill.step for bill in found}, images)
+        try:
+            draw(plot, spec.network, [(bill.name, bill.step) for bill in found], images)
+        except OSError as error:
+            raise UserError(f"--plot {plot}: {error.strerror}") from error
         if not as_json:
             out.print(f"\n{plot}", style="dim", soft_wrap=True)
 
 
 def _check_picture(path: Path) -> None:
-    if path.suffix not in (".png", ".pdf", ".svg"):
+    if path.is_dir() or path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--plot {path}: give a file that ends in .png, .pdf or .svg")
     if not path.parent.is_dir():
         raise UserError(f"--plot {path}: there is no folder {path.parent}")
@@ -259,17 +274,10 @@ def _print(found: list[Bill], rival: Bill, asked: Asked, out: Console) -> None:
         out.print(Text(f"{names}: by {asked.each}", style="bold"))
         out.print(_by_part(alike[0], asked.each))
     if asked.measured:
-        out.print(Text(f"Measured on {_machine(asked.device)}", style="bold"))
+        out.print(Text(f"Measured on {machine(asked.device)}", style="bold"))
         out.print(_measurements(found, rival))
     for line in _notes(rival, asked.measured):
         out.print(Text(line), style="dim")
-
-
-def _machine(name: str) -> str:
-    device = pick_device(name)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{environment()['processor'] or 'a CPU'}, {torch.get_num_threads()} threads"
 
 
 def _grouped(found: list[Bill]) -> list[list[Bill]]:
@@ -281,15 +289,23 @@ def _grouped(found: list[Bill]) -> list[list[Bill]]:
     return groups
 
 
+def _short(count: float) -> str:
+    """Four decimals of a small number, two of a large one."""
+    return f"{count:.4f}" if count < 1 else f"{count:.{4 if count < 2 else 2}f}"
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
 def _grid(*heads: str) -> Any:
     from rich import box
     from rich.table import Table as Grid
 
     grid = Grid(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in grid.columns:
-        column.no_wrap = True
+    grid.columns[0].overflow = "fold"
     for column in grid.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     return grid
 
 
@@ -307,10 +323,7 @@ def _totals(found: list[Bill], rival: Bill) -> Any:
             bill.name,
             f"{sum(part.parameters for part in bill.parts) / 1e6:.2f}",
             f"{sum(part.auxiliary_parameters for part in bill.parts) / 1e6:.2f}",
-            f"{network:.4f}",
-            f"{auxiliary:.4f}",
-            f"{network + auxiliary:.4f}",
-            f"{everything:.4f}",
+            *(_short(count) for count in (network, auxiliary, network + auxiliary, everything)),
             f"{bill.step.saved_bytes / size:,.2f}",
             f"{bill.step.peak_bytes / size:,.2f}",
             f"{rival.step.saved_bytes / bill.step.saved_bytes:.2f}x",
@@ -340,24 +353,24 @@ def _by_part(bill: Bill, each: str) -> Any:
 
 # What is measured: its head, and how it is printed.
 MEASURED = {
-    "images_per_s": ("images/s", "{:.1f}"),
-    "allocated_gigabytes": ("peak [GB]", "{:.3f}"),
-    "allocated_share": ("of predicted [%]", "{:.1f}"),
-    "resident_gigabytes": ("resident [GB]", "{:.2f}"),
-    "gpu_memory": ("all allocated [GB]", "{:.2f}"),
-    "gpu_memory_reserved": ("reserved [GB]", "{:.2f}"),
-    "gpu_memory_least": ("least [GB]", "{:.2f}"),
+    "images_per_s": ("images\n/s", "{:.1f}"),
+    "allocated_gigabytes": ("peak\n[GB]", "{:.3f}"),
+    "allocated_share": ("of pre-\ndicted [%]", "{:.1f}"),
+    "resident_gigabytes": ("resident\n[GB]", "{:.2f}"),
+    "gpu_memory": ("all allo-\ncated [GB]", "{:.2f}"),
+    "gpu_memory_reserved": ("reserved\n[GB]", "{:.2f}"),
+    "gpu_memory_least": ("least\n[GB]", "{:.2f}"),
 }
 
 
 def _measurements(found: list[Bill], rival: Bill) -> Any:
     known = {key: how for key, how in MEASURED.items() if key in found[0].measured}
-    grid = _grid("rule", *(head for head, _ in known.values()), f"time over {rival.name} [%]")
+    grid = _grid("\nrule", *(head for head, _ in known.values()), f"time over\n{rival.name} [%]")
     for bill in found:
         figures = bill.measured
         texts = [form.format(figures[key]) for key, (_, form) in known.items()]
         middle, low, high = (figures[f"wall_clock_overhead{end}"] for end in ("", "_low", "_high"))
-        compared = bill.name != rival.name
+        compared = bill is not rival
         grid.add_row(
             bill.name, *texts, f"{middle:+.0f} ({low:+.0f} to {high:+.0f})" if compared else ""
         )
@@ -368,7 +381,8 @@ def _notes(rival: Bill, measured: bool) -> list[str]:
     lines = [
         "MACs: multiply-adds, each counted as one, of one image's forward pass through "
         "convolutions and linear layers; 'all ops' adds batch norm (2 an element), average pooling "
-        "(1 an input element) and bilinear interpolation (4 an output element), as fvcore does.",
+        "(1 an input element) and bilinear interpolation (4 an output element), as fvcore does. "
+        "Not counted: InfoPro's reconstruction, PredSim's similarity, what a loss itself computes.",
         "Kept: the most at once that autograd keeps of a step. Peak: all that the step allocates, "
         "gradients too; weights and the optimizer's state are there before. Both traced without "
         f"running. {rival.name} / kept: how many times more {rival.name} keeps.",

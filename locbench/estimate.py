@@ -90,7 +90,7 @@ def estimate(spec: RunSpec, known: Sequence[Record], build: bool = False) -> Est
 def _of_measured(spec: RunSpec, size: Size | None, rate: float | None, basis: str) -> Estimate:
     """A few steps of the network; of how large a rule's auxiliary networks are it knows nothing."""
     seconds = None
-    if size is not None and rate is not None:
+    if spec.kind == "measure" and size is not None and rate is not None:
         images = STEPS_MEASURED * spec.recipe.training.batch
         seconds = images * VIEWS * FORWARDS_A_STEP * size.multiply_adds / rate
     return Estimate(seconds, RECORD_BYTES, 0, basis, rough=True)

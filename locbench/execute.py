@@ -55,6 +55,8 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
     if (record := shop.store.finished(spec.id)) is not None:
         return record
     device = pick_device(shop.device)
+    if spec.kind == "gpu" and device.type != "cuda":
+        raise RunFailed(f"{spec.id} is of a GPU, and there is none: leave its column out")
     if spec.kind not in COSTS:
         shop.data(spec)  # before there is a record: what is wrong with it is not the run's fault
     shop.store.prepare()
@@ -85,6 +87,8 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
             raise full(spec, shop.device) from error
         except Exception as error:
             record.status, record.error = "failed", _one_line(error)
+            if isinstance(error, UserError) and RULES.brought(spec.rule):
+                raise RunFailed(str(error)) from error  # its rows fail, and no others
             raise
         finally:
             record.finished = None if record.status == "running" else timestamp()
@@ -363,9 +367,7 @@ def _trace(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
 
 
 def _measure(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
-    """Time and memory of real steps, and those of what they are compared with."""
-    if spec.kind == "gpu" and device.type != "cuda":
-        raise UserError(f"{spec.id} is of a GPU, and there is none: leave its column out")
+    """Time and memory of real steps."""
     case, over = (
         None if s is None else Case(s.recipe, s.rule, s.network, s.fingerprint["classes"])
         for s in (spec, spec.parent)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from locbench import processes
+from locbench.blame import blamed
 from locbench.encoders import encoder_for, probed_encoder
 from locbench.errors import RunFailed
 from locbench.probe import LinearProbe
@@ -62,7 +63,8 @@ def follow(group: processes.Group, shop: Workshop) -> None:
         with processes.together(), contextlib.suppress(Diverged):
             checkpoint = shop.store.folder(spec.id) / CHECKPOINT
             try:
-                FOLLOWED[spec.kind](spec, shop, device, checkpoint)
+                with blamed(spec.rule, out_of_memory, RunFailed):
+                    FOLLOWED[spec.kind](spec, shop, device, checkpoint)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise

@@ -21,7 +21,7 @@ from locbench.tables import Table, sets_rule
 
 METHOD = "method"  # the label that names a rule
 # What goes with a rule: its name, the file that the paper has of it, and how it was counted.
-OF_RULE = ("rule", "weights", "convention")
+OF_RULE = ("rule", "weights", "convention", "over")
 
 
 def with_rules(table: Table, rules: Sequence[str]) -> Table:

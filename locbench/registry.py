@@ -122,6 +122,10 @@ class Registry:
             raise UserError(self.offered[name].fault)
         return self.offered[name]
 
+    def brought(self, name: str) -> bool:
+        """Whether this name is of a component from outside."""
+        return name in self.known and bool(self.known[name].kind)
+
     def get(self, name: str) -> Any:
         """The component of this name, imported on first use."""
         return self.entry(name).load()

@@ -76,7 +76,7 @@ def check_report(
     if not no_run:
         for plan in plans:
             commands.announce(plan, store)
-            commands.run(plan, store, device)
+        commands.run(plans, store, device)
     ids = [spec.id for spec in specs]
     records = {id: record for id in ids if (record := store.load(id)) is not None}
     if update:

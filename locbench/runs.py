@@ -24,7 +24,7 @@ FIRST_SEED = 1234  # of the runs of a cell; further ones count up
 PROBE_VERSION = 1
 PIXELS_VERSION = 1
 DETECTOR_VERSION = 1
-COST_VERSIONS = {"cost": 1, "trace": 2, "measure": 1, "gpu": 1}
+COST_VERSIONS = {"cost": 1, "trace": 3, "measure": 1, "gpu": 1}
 COUNTED = ("cost", "trace")  # kinds of runs that give the same on every machine
 MEASURED = ("measure", "gpu")  # kinds that time and weigh steps: on any machine, or on a GPU
 COSTS = (*COUNTED, *MEASURED)  # kinds that need neither data nor training
@@ -96,7 +96,10 @@ class RunSpec:
         }
         if self.kind in COSTS:
             own = {} if self.rule == UNTRAINED else {"rule": self._rule()}
-            traced = {} if self.kind == "cost" else {"batch": self.recipe.training.batch}
+            training = self.recipe.training
+            traced = {} if self.kind == "cost" else {"batch": training.batch}
+            if self.kind != "cost" and training.accumulate > 1:
+                traced["accumulate"] = training.accumulate
             if self.kind in MEASURED:
                 traced["optimizer"] = recipe["optimizer"]
             over = {"over": self.parent.id} if self.parent is not None else {}
@@ -122,9 +125,9 @@ class RunSpec:
 
     def _rule(self) -> dict[str, Any]:
         version = RULES.entry(self.rule).version
-        return {"name": self.rule, "version": version, "settings": self._own_settings()}
+        return {"name": self.rule, "version": version, "settings": self.own_settings()}
 
-    def _own_settings(self) -> dict[str, Any]:
+    def own_settings(self) -> dict[str, Any]:
         """The rule's settings that are not its defaults, in its types: one protocol, one id."""
         known = RULES.entry(self.rule).settings
         typed = {k: type(known[k])(v) for k, v in self.recipe.rule.items()}
@@ -141,13 +144,13 @@ class RunSpec:
         if self.rule in (UNTRAINED, FILE, PIXELS):
             return []
         words = []
-        for key, value in sorted(self._own_settings().items()):
+        for key, value in sorted(self.own_settings().items()):
             if key == "decoder_blocks" and self.kind in COSTS:
                 continue  # their ids had no word for it when the first records were kept
             if isinstance(value, bool):
                 words.append(key if value else f"no_{key}")
             elif key == "decoder":
-                words.append(f"{value}_{key}")
+                words.append(re.sub(r"[^\w.-]", "_", f"{value}_{key}"))
             elif isinstance(value, str):
                 words.append(value.replace("/", "-").replace(" ", "_"))
             elif key in LETTERS:
@@ -207,15 +210,9 @@ class RunSpec:
         return [*(self.parent.with_ancestors() if self.parent else []), self]
 
 
-def plan_training(
-    recipe: Recipe, rule: str, network: str, seed: int, fingerprint: dict[str, Any]
-) -> RunSpec:
-    """The training of `network` with `rule`: kind "pretrain", or "train" where it learns labels.
-
-    UserError if either is not registered, or the recipe does not give what the rule learns from.
-    """
+def check_teaches(recipe: Recipe, rule: str) -> None:
+    """UserError where the recipe trains no encoder, or does not give what the rule learns from."""
     learns = RULES.entry(rule).learns
-    NETWORKS.entry(network)
     if recipe.detection is not None:
         raise UserError(
             f"recipe {recipe.name} is of a detector and trains no encoder: use locbench downstream"
@@ -226,9 +223,20 @@ def plan_training(
             f"{TAUGHT_BY[recipe.gives]}: see `locbench list recipes`, or set augmentation.name to "
             f"{'simclr' if learns == 'views' else 'crop'}"
         )
+
+
+def plan_training(
+    recipe: Recipe, rule: str, network: str, seed: int, fingerprint: dict[str, Any]
+) -> RunSpec:
+    """The training of `network` with `rule`: kind "pretrain", or "train" where it learns labels.
+
+    UserError if either is not registered, or the recipe does not give what the rule learns from.
+    """
+    NETWORKS.entry(network)
+    check_teaches(recipe, rule)
     recipe = recipe.for_run(rule, network)
     check_settings(RULES.entry(rule).settings, rule, recipe.rule)
-    kind = "train" if learns == "label" else "pretrain"
+    kind = "train" if RULES.entry(rule).learns == "label" else "pretrain"
     return RunSpec(kind, recipe, rule, network, seed, fingerprint)
 
 
@@ -305,6 +313,7 @@ def plan_cost(
     NETWORKS.entry(network)
     own = recipe.for_run(rule, network)
     if rule != UNTRAINED:
+        check_teaches(recipe, rule)
         check_settings(RULES.entry(rule).settings, rule, own.rule)
     alone = RunSpec(kind, own, rule, network, 0, {"classes": classes})
     return alone if over is None or over.id == alone.id else replace(alone, parent=over)

@@ -48,6 +48,7 @@ class Report:
     claims: Sequence[JudgedClaim] = ()
     footnotes: Sequence[str] = ()
     quiet: bool = False  # does not say what the scale means
+    named: bool = False  # says which column a number is of, also where there is one alone
     auxiliary: str = "decoder"  # what the networks that hang on the units are called
 
     def notes(self) -> list[str]:
@@ -75,7 +76,7 @@ def shown_columns(report: Report) -> list[Column]:
     columns = [Column(name, False, [label(x.get(name)) for x in lines]) for name in report.labels]
     units = {x["unit"] if _present(x["unit"]) else "" for x in lines}
     names = [str(x["column"]) if len(units) == 1 else _with_unit(x) for x in lines]
-    if len(set(names)) > 1:
+    if len(set(names)) > 1 or report.named:
         columns.append(Column("column", False, names))
     unit = f" [{units.pop()}]" if len(units) == 1 and units != {""} else ""
     seeded = " ± sd (n)" if any(x["asked"] for x in lines) else ""

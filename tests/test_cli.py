@@ -20,8 +20,8 @@ from locbench.training.engine import Batch
 from locbench.training.loop import Trainer
 
 TABLE1 = "loco/table1"
-COMMANDS = ("audit", "check", "data", "diff", "doctor", "downstream", "list", "pretrain", "probe")
-COMMANDS += ("reproduce", "show")
+COMMANDS = ("audit", "check", "cost", "data", "diff", "doctor", "downstream", "list", "pretrain")
+COMMANDS += ("probe", "reproduce", "show")
 
 
 @pytest.fixture

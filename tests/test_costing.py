@@ -46,8 +46,8 @@ def test_the_printed_table(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = said(capsys, "resnet32", "--rule=bp", "--rule=bp:checkpoint=true", "--batch=8")
     assert max(map(len, text.splitlines())) <= 100
-    assert "a step: 8 images of 32 pixels" in text and "bp, bp checkpoint: by stage" in text
-    line = next(line for line in text.splitlines() if line.startswith("bp checkpoint  "))
+    assert "a step: 8 images of 32 pixels" in text and "bp, bp checkpoint=true: by stage" in text
+    line = next(line for line in text.splitlines() if line.startswith("bp checkpoint=true  "))
     assert float(line.split()[-1].rstrip("x")) > 3
 
 
@@ -58,6 +58,45 @@ def test_the_recipe_is_that_of_the_tables(capsys):
     assert (row["recipe"], row["scale"]) == ("loco/imagenet", "smoke")
     [row] = of(capsys, "resnet32", "--rule=gim", "--batch=2")
     assert row["recipe"] == "loco/imagenet"  # no table has it
+
+
+def test_all_rules_and_their_rival_have_one_batch(capsys):
+    rows = of(capsys, "vgg13", "--rule=bp", "--rule=predsim", "--scale=paper")
+    assert [row["batch"] for row in rows] == [256, 256]
+    text = said(capsys, "resnet101", "--rule=auglocal:depth=4")
+    both = said(capsys, "resnet101", "--rule=auglocal:depth=4", "--rule=bp")
+    ratio = next(line.split()[-1] for line in text.splitlines() if line.startswith("auglocal "))
+    assert ratio in both and 3 < float(ratio.rstrip("x")) < 4
+
+
+def test_a_rule_of_ones_own(capsys, tmp_path):
+    """Also one whose objective does not say which part of it makes outputs."""
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    words = [f"--rule={path}", f"--rule={path}:width=32", "--batch=4", "--scale=smoke"]
+    [plain, wide] = of(capsys, "resnet50", *words, "--measure")
+    assert plain["auxiliary_parameters"] * 2 == wide["auxiliary_parameters"] > 0
+    assert plain["auxiliary_multiply_adds"]["all"] == 0  # not counted: no `head`
+    assert plain["step"]["saved_bytes"] > 0 and plain["measured"]["images_per_s"] > 0
+
+
+OWN = """
+from torch import nn
+from locbench.rules import Unit
+
+class Objective(nn.Module):
+    def __init__(self, channels, width):
+        super().__init__()
+        self.project = nn.Linear(channels, width, bias=False)
+
+    def forward(self, features, batch):
+        return self.project(features.mean(dim=(2, 3))).square().mean(), {}
+
+def mine(network, *, width=16):
+    "All blocks at once."
+    last = len(network.blocks)
+    return [Unit(0, last, Objective(network.blocks[-1].out_channels, width))]
+"""
 
 
 def test_the_picture(capsys, tmp_path):
@@ -74,6 +113,9 @@ def test_the_picture(capsys, tmp_path):
         (["resnet32", "--rule=bq"], "did you mean 'bp'?"),
         (["resnet33", "--rule=bp"], "unknown network 'resnet33'"),
         (["resnet32", "--rule=bp:depth=2"], "rule 'bp' has no setting 'depth'"),
+        (["resnet32", "--rule=bp", "--set=rule.dpeth=3"], "no setting 'rule.dpeth'"),
+        (["resnet50", "--rule=bp", "--recipe=loco/imagenet"], "gives two views"),
+        (["resnet32", "--rule=bp", "--device=cpu"], "is for --measure"),
         (["resnet32", "--rule=bp", "--rule=loco"], "ask for them apart"),
         (["resnet32", "--rule=bp", "--each=layer"], "--each layer; known: stage, block"),
         (["resnet32", "--rule=bp", "--plot=a.gif"], "ends in .png"),

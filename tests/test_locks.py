@@ -18,9 +18,10 @@ from locbench.locks import HEARTBEAT_S, SILENCE_S, Busy, Holder, alone, forget, 
 from locbench.paths import PACKAGE
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from locbench.locks import alone
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born without
 with alone(Path(sys.argv[1]), "at it"):
     print("held", flush=True)
     time.sleep(600)

@@ -76,6 +76,7 @@ def test_they_are_listed_with_where_they_come_from_and_not_imported(capsys, inst
         "learns from": "views",
         "from": "blocks 1.2",
         "what": "GIM under another name.",
+        "settings": "temperature=0.25",
     }
     assert RULES.names()[-1] == "stagewise" and RULES.names()[0] == "simclr"
 

@@ -35,7 +35,7 @@ PINNED = {
     "loco/table4": (12, 0, 12, 781.4, 0, "b70581db23f3aa08"),
     "loco/table5": (8, 0, 8, 524.1, 0, "804e1eb44438c8b5"),
     "loco/table6": (22, 0, 29, 408.32, 0, "938db0d188723a19"),
-    "loco/table7": (8, 0, 10, 197.41, 0, "95020dafd7e5cc8f"),
+    "loco/table7": (8, 0, 15, 197.41, 0, "95020dafd7e5cc8f"),
     "loco/table8": (32, 0, 0, 0, 0, "8a1322848349cd96"),
     "loco/memory": (0, 0, 36, 0, 0, "e3b0c44298fc1c14"),
     "loco/reviewers": (8, 0, 26, 520.4, 0, "b933dc95db42b5aa"),

@@ -53,13 +53,17 @@ class Part:
 def parts(network: Network, units: Sequence[Unit]) -> list[Part]:
     """Block by block, for an image of `network.resolution` pixels; last the classifier, if trained.
 
-    An auxiliary network stands with the block that it reads.
+    An auxiliary network stands with the block that it reads. Of an objective without `head` (see
+    `Part`) no operations are counted.
     """
-    side, trains_head = network.resolution, any(u.objective.head is network.head for u in units)
+    side, head = network.resolution, network.head
+    trains_head = any(module is head for unit in units for module in unit.objective.modules())
     found = []
     for k, (operators, shape) in enumerate(operations_of_each(network.blocks, (3, side, side))):
         ending = [u for u in units if u.stop == k + 1]
-        heads = [u.objective.head for u in ending if u.objective.head is not network.head]
+        # An objective from outside need not say which of its parts turns features into outputs.
+        heads = [getattr(unit.objective, "head", None) for unit in ending]
+        heads = [part for part in heads if part is not None and part is not head]
         counted = sum((operations_of_each(head, shape)[0][0] for head in heads), Counter())
         objectives = nn.ModuleList(unit.objective for unit in ending)
         own = {id(p) for p in network.parameters()}

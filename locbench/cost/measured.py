@@ -22,9 +22,11 @@ import torch
 
 from locbench.cost.activations import allocation_peak
 from locbench.cost.memory import PeakMemory
-from locbench.cost.traced import set_up, trace
+from locbench.cost.traced import VIEWS, set_up, trace
 from locbench.errors import RunFailed, UserError
 from locbench.recipes import Recipe
+from locbench.records import environment
+from locbench.registry import RULES, Entry
 from locbench.training.engine import Engine
 from locbench.training.guard import pick_device
 from locbench.training.optimizers import make_optimizer
@@ -44,6 +46,14 @@ class Case:
     classes: int
 
 
+def machine(name: str) -> str:
+    """The device of this name, for people."""
+    device = pick_device(name)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{environment()['processor'] or 'a CPU'}, {torch.get_num_threads()} threads"
+
+
 def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
     """A step's figures on this machine, fp32, of noise images.
 
@@ -57,7 +67,13 @@ def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
 
     Raises RunFailed where memory runs out.
     """
-    return _apart(_measure, case, over, device)
+    rules = {one.rule: RULES.entry(one.rule) for one in (case, over) if one is not None}
+    return _apart(_measure_with, rules, case, over, device)
+
+
+def _measure_with(rules: dict[str, Entry], *asked: Any) -> dict[str, float]:
+    RULES.entries.update({name: rule for name, rule in rules.items() if rule.kind})
+    return _measure(*asked)
 
 
 def _measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
@@ -81,8 +97,8 @@ class _Step:
 
     def __init__(self, case: Case, device: torch.device) -> None:
         torch.manual_seed(0)
-        self.device, self.images = device, case.recipe.training.batch
-        self.setting = set_up(*vars(case).values(), device)
+        self.device, self.setting = device, set_up(*vars(case).values(), device)
+        self.images = len(self.setting.batch.images) // VIEWS[case.recipe.gives]
         self.engine = Engine(self.setting.network.blocks, self.setting.units)
         self.optimizer = make_optimizer(self.engine.parameters(), case.recipe.optimizer)
 
@@ -186,7 +202,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _apart(work: Callable[..., Any], *given: Any) -> Any:
-    """What `work` returns, or a RunFailed with what it raised, from a process of its own."""
+    """What `work` returns, from a process of its own; what it raises is raised here.
+
+    RunFailed where memory ran out, and where that process was killed.
+    """
     context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_reported, args=(there, work, given), daemon=True)
@@ -197,8 +216,8 @@ def _apart(work: Callable[..., Any], *given: Any) -> Any:
     except EOFError:
         process.join()
         raise RunFailed(
-            f"the process that measured ended with code {process.exitcode}: probably out of "
-            "memory; set a smaller training.batch"
+            f"the process that measured ended with code {process.exitcode}: if the system ended it "
+            "for want of memory, a smaller training.batch helps"
         ) from None
     finally:
         process.kill() if process.is_alive() else None
@@ -221,7 +240,14 @@ def _reported(there: Connection, work: Callable[..., Any], given: tuple[Any, ...
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits says that it was stopped
     try:
         there.send((True, work(*given)))
-    except UserError as error:
-        there.send((False, error))
-    except RuntimeError as error:
-        there.send((False, RuntimeError(str(error))))
+    except Exception as error:
+        there.send((False, _told(error)))
+
+
+def _told(error: Exception) -> Exception:
+    """An error that can go to another process."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return RunFailed("out of memory; set a smaller training.batch")
+    return RunFailed(" ".join(f"{type(error).__name__}: {error}".split()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,13 +17,13 @@ from locbench.cost.traced import TracedStep
 WIDTH, HEIGHT = 7.2, 3.6  # inches
 
 
-def draw(path: Path, network: str, steps: Mapping[str, TracedStep], images: int) -> None:
+def draw(path: Path, network: str, steps: Sequence[tuple[str, TracedStep]], images: int) -> None:
     """Bytes that autograd keeps, over the multiply-adds done, a line for each rule; to a file.
 
     `images` is how many (views) the step has: work is shown of one.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
-    for name, step in steps.items():
+    for name, step in steps:
         work = [done / images / GIGA for done, _, _ in step.timeline]
         kept = [saved / GIGA for _, saved, _ in step.timeline]
         peak = step.saved_bytes / GIGA

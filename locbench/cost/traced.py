@@ -68,7 +68,8 @@ def set_up(
     recipe: Recipe, rule: str, network: str, classes: int, device: torch.device | str = "cpu"
 ) -> Setting:
     """Initial weights, channels last as in training, and a batch of noise of the recipe's size."""
-    side, images = recipe.data.resolution, VIEWS[recipe.gives] * recipe.training.batch
+    side, training = recipe.data.resolution, recipe.training
+    images = VIEWS[recipe.gives] * (training.batch // training.accumulate)
     with torch.device(device):
         made = make_network(network, recipe.network, classes, side).train()
         units = build_units(rule, made, recipe.rule)

@@ -215,6 +215,8 @@ class Engine:
         features = out.detach().requires_grad_()
         with self._precision(out):
             loss, log = self.units[i].objective(features, batch)
+        if loss.ndim:
+            raise ValueError(f"the loss has to be a scalar, and has the shape {tuple(loss.shape)}")
         weight = torch.full_like(loss, batch.weight)
         torch.autograd.backward(loss, weight, inputs=[*self._own[i], features])
         return loss.detach(), log, features.grad

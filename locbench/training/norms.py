@@ -42,9 +42,12 @@ class SharedBatchNorm(nn.SyncBatchNorm):
             return _BatchNorm.forward(self, features)
         if features.device.type != "cpu":
             return super().forward(features)
-        result, mean, variance, count = _Normalised.apply(
-            features, self.weight, self.bias, self.eps
-        )
+        weight, bias = self.weight, self.bias
+        if weight is None:  # affine=False
+            dtype = torch.promote_types(features.dtype, torch.float32)
+            weight = features.new_ones(self.num_features, dtype=dtype)
+            bias = torch.zeros_like(weight)
+        result, mean, variance, count = _Normalised.apply(features, weight, bias, self.eps)
         if self.track_running_stats:
             self._track(mean, variance * (count / (count - 1)))
         return result
