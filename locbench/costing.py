@@ -76,8 +76,7 @@ class Bill:
     @property
     def case(self) -> Case:
         """As it is traced and measured."""
-        spec = self.spec
-        return Case(spec.recipe, spec.rule, spec.network, spec.fingerprint["classes"])
+        return Case.of(self.spec)
 
     @cached_property
     def parts(self) -> list[Part]:

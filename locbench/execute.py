@@ -355,7 +355,7 @@ def _cost(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -
 
 def _trace(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Bytes that autograd keeps of one step at their peak, and how many times fewer than over."""
-    traced = trace(*vars(_case(spec)).values())
+    traced = trace(*vars(Case.of(spec)).values())
     saved, over = traced.saved_bytes / GIGA, _figure_of_parent(spec, shop, "saved_gigabytes")
     figures = {
         "saved_gigabytes": saved,
@@ -368,17 +368,13 @@ def _trace(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) 
 
 def _measure(spec: RunSpec, shop: Workshop, record: Record, device: torch.device) -> None:
     """Time and memory of real steps."""
-    over = None if spec.parent is None else _case(spec.parent)
-    figures = measure(_case(spec), over, str(device))
+    over = None if spec.parent is None else Case.of(spec.parent)
+    figures = measure(Case.of(spec), over, str(device))
     if "gpu_memory" in figures:
         own, rival = figures["gpu_memory"], _figure_of_parent(spec, shop, "gpu_memory")
         figures["gpu_memory_reduction"] = 100 * (1 - own / rival) if rival else 0.0
     record.metrics = {name: {"last": value} for name, value in figures.items()}
     record.cost["images_per_s"] = round(figures["images_per_s"], 1)
-
-
-def _case(spec: RunSpec) -> Case:
-    return Case(spec.recipe, spec.rule, spec.network, spec.fingerprint["classes"])
 
 
 def _figure_of_parent(spec: RunSpec, shop: Workshop, name: str) -> float | None:

@@ -27,6 +27,7 @@ from locbench.errors import RunFailed, UserError
 from locbench.recipes import Recipe
 from locbench.records import environment
 from locbench.registry import RULES, Entry
+from locbench.runs import RunSpec
 from locbench.training.engine import Engine
 from locbench.training.guard import pick_device
 from locbench.training.optimizers import make_optimizer
@@ -44,6 +45,11 @@ class Case:
     rule: str
     network: str
     classes: int
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Case:
+        """What this run is of."""
+        return cls(spec.recipe, spec.rule, spec.network, spec.fingerprint["classes"])
 
 
 def machine(name: str) -> str:
