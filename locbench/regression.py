@@ -122,7 +122,8 @@ def _accept(
     for plan in plans:
         path = results_dir() / "tables" / f"{plan.table.name}.md"
         try:
-            write_atomic(path, commands.render(plan, store, "md"))
+            whole = make_plan(plan.table, plan.options)  # also what is not compared
+            write_atomic(path, commands.render(whole, store, "md"))
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
     out.print(f"{len(ids)} records are the reference now: {results_dir()}", soft_wrap=True)
