@@ -144,4 +144,4 @@ def test_what_is_counted_is_counted_once():
     plan = make_plan(load_table("loco/table7"), Options(seeds=3))
     cells = frame(plan, Store(runs_dir()))
     asked = dict(zip(cells["column_key"], cells["asked"], strict=True))
-    assert asked == {"linear_top1": 3, "memory_saving": 0}
+    assert asked == {"linear_top1": 3, "memory_saving": 0, "plain_saving": 0}
