@@ -44,8 +44,8 @@ class Asked:
     """The options of the command.
 
     `rules` are names, with settings behind a colon: "auglocal:depth=2,decay=1". `depth` and
-    overrides of rule.* go to those rules that have such a setting. Without `recipe` it is that of
-    the first table in which the rule trains the network.
+    overrides of rule.* go to those rules that have such a setting. Without `recipe` it is, for all
+    of them, that of the first table in which the first rule trains the network.
     """
 
     network: str

@@ -22,7 +22,6 @@ from locbench.following import (
     FOLLOWED,
     encoder_key,
     full,
-    out_of_memory,
     probe_for,
     trainer_for,
 )
@@ -35,7 +34,7 @@ from locbench.rules import build_units
 from locbench.runs import COSTS, TRAINED, UNTRAINED, RunSpec
 from locbench.training.checkpoints import save_encoder
 from locbench.training.engine import trainable
-from locbench.training.guard import Diverged, pick_device
+from locbench.training.guard import Diverged, out_of_memory, pick_device
 from locbench.training.loop import Trainer
 from locbench.workshop import Progress, Workshop
 

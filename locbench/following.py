@@ -14,7 +14,7 @@ from locbench.errors import RunFailed
 from locbench.probe import LinearProbe
 from locbench.records import CHECKPOINT, identity_hash
 from locbench.runs import RunSpec
-from locbench.training.guard import Diverged, pick_device
+from locbench.training.guard import Diverged, out_of_memory, pick_device
 from locbench.training.loop import Trainer
 from locbench.workshop import Workshop
 
@@ -38,11 +38,6 @@ def encoder_key(spec: RunSpec) -> str:
     probe = spec.identity["probe"]
     asked = {key: probe[key] for key in ("blocks", "augment")}
     return identity_hash({**spec.identity, "probe": asked})
-
-
-def out_of_memory(error: Exception) -> bool:
-    """A GPU's has a class of its own; the CPU allocator's is known by its words only."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def full(spec: RunSpec, device: str) -> RunFailed:

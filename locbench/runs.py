@@ -160,7 +160,7 @@ class RunSpec:
     @property
     def told_apart(self) -> bool:
         """Whether its name says which form of the rule it is of, or read what that trained."""
-        contrastive = self.rule in RULES.names() and RULES.entry(self.rule).learns == "views"
+        contrastive = self.rule in RULES and RULES.entry(self.rule).learns == "views"
         return contrastive or self.kind in ("train", *COSTS)
 
     @property

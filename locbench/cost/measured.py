@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from locbench.cost.activations import allocation_peak
+from locbench.cost.counts import GIGA
 from locbench.cost.memory import PeakMemory
 from locbench.cost.traced import VIEWS, set_up, trace
 from locbench.errors import RunFailed, UserError
@@ -29,10 +30,9 @@ from locbench.records import environment
 from locbench.registry import RULES, Entry
 from locbench.runs import RunSpec
 from locbench.training.engine import Engine
-from locbench.training.guard import pick_device
+from locbench.training.guard import out_of_memory, pick_device
 from locbench.training.optimizers import make_optimizer
 
-GIGA = 1e9
 ROUNDS = 3  # steps that are timed of each rule, in turns
 FINEST = 0.01  # of the least memory that a GPU has to have
 
@@ -254,6 +254,6 @@ def _told(error: Exception) -> Exception:
     """An error that can go to another process."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+    if out_of_memory(error):
         return RunFailed("out of memory; set a smaller training.batch")
     return RunFailed(" ".join(f"{type(error).__name__}: {error}".split()))

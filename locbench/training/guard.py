@@ -67,6 +67,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def out_of_memory(error: Exception) -> bool:
+    """A GPU's has a class of its own; the CPU allocator's is known by its words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware (on CPUs: AVX512-BF16 or AMX)."""
     if device.type == "cuda":
