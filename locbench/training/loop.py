@@ -17,6 +17,7 @@ from locbench.networks import make_network
 from locbench.processes import place
 from locbench.recipes import Recipe
 from locbench.rules import build_units
+from locbench.training.captured import stepping
 from locbench.training.checkpoints import load_shared, save_checkpoint
 from locbench.training.distributed import total_
 from locbench.training.engine import Engine, Unit
@@ -82,6 +83,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.engine.parameters(), recipe.optimizer)
         self.guard = FiniteGuard(self.engine.parameters(), self.device)
         self.feed = make_feed(recipe, data, seed, self.device)
+        self.stepping = stepping(self.engine, self.device, self.feed.batches)
         self.total = self.feed.total
         self.window = max(1, min(LONGEST_WINDOW, self.total // WINDOWS))
         self.arithmetic = f"{self.precision or torch.float32} on {self.device.type}"
@@ -119,7 +121,7 @@ class Trainer:
         own = (number, place()) if number or place() else ()
         torch.manual_seed(derive(self.seed, "step", self.step, *own))
         batch = self.feed.batch(self.step, number)
-        losses, logs = self.engine.step(batch, last=number + 1 == self.feed.batches)
+        losses, logs = self.stepping.step(batch, last=number + 1 == self.feed.batches)
         self._figures = [(n, key) for n, log in zip(self.names, logs, strict=True) for key in log]
         logged = [log[key].detach() for log in logs for key in log]
         return torch.stack([*losses.unbind(), *logged]) * batch.weight

@@ -7,19 +7,20 @@ that checkpointing takes could not be counted; and it moves batch-norm statistic
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def recomputed(block: nn.Module, features: Tensor) -> Tensor:
     """The block's output; what it saves for its gradient is computed again in the backward pass.
 
     Batch norm normalises with the same statistics both times and adds them to its running ones
-    once; dropout draws the same numbers both times.
+    once; dropout modules draw the same numbers both times.
     """
     return _Recomputed.apply(block, features, *block.parameters())
 
@@ -30,7 +31,8 @@ class _Recomputed(torch.autograd.Function):
         kind = features.device.type
         ctx.block, ctx.parameters = block, parameters
         ctx.autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        ctx.random = _random_states(features.device)
+        # Not of blocks that draw nothing: a step that is captured as a CUDA graph must not ask.
+        ctx.random = _random_states(features.device) if _draws(block) else None
         ctx.save_for_backward(features)
         return block(features)
 
@@ -42,7 +44,7 @@ class _Recomputed(torch.autograd.Function):
         with (
             torch.enable_grad(),
             torch.autocast(kind, dtype, enabled=enabled),
-            _drawing_from(ctx.random, features.device),
+            nullcontext() if ctx.random is None else _drawing_from(ctx.random, features.device),
             untracked(ctx.block),
         ):
             output = ctx.block(features)
@@ -50,6 +52,10 @@ class _Recomputed(torch.autograd.Function):
         wanted = [tensor for tensor, asked in zip(tensors, needed, strict=True) if asked]
         found = iter(torch.autograd.grad(output, wanted, gradient))
         return None, *(next(found) if asked else None for asked in needed)
+
+
+def _draws(block: nn.Module) -> bool:
+    return any(isinstance(part, _DropoutNd) and part.p > 0 for part in block.modules())
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

@@ -1,8 +1,9 @@
 """What two processes do together in the tests, as many as RANK and WORLD_SIZE say.
 
-    python shared_steps.py FOLDER
+    python shared_steps.py FOLDER [cuda]
 
-Every process writes what it found to FOLDER/RANK.pt. The trainer, its feed with the augmentation
+Every process writes what it found to FOLDER/RANK.pt. With `cuda` both are on one GPU, connected by
+gloo, for NCCL refuses that. The trainer, its feed with the augmentation
 and its optimizer are the real ones; for three steps the weights and what the feed gives are
 float64.
 """
@@ -10,6 +11,7 @@ float64.
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -55,12 +57,16 @@ CASES = {
 }
 
 
-def trainer_of(case: Case) -> Trainer:
+def trainer_of(case: Case, device: str = "cpu") -> Trainer:
     """At its first step, in float64."""
     training = Training(BATCH, "fp32", case.accumulate)
     recipe = tiny_recipe(rule=case.rule, lr=0.05, training=training)
     recipe = replace(recipe, **{"rule": case.settings})
-    trainer = Trainer(recipe, case.rule, case.network, 3, tiny_data(IMAGES), "cpu")
+    return doubled(Trainer(recipe, case.rule, case.network, 3, tiny_data(IMAGES), device))
+
+
+def doubled(trainer: Trainer) -> Trainer:
+    """The same, with weights and what it is fed in float64."""
     trainer.network.double()
     trainer.objectives.double()
     trainer.feed.batch = partial(_doubled, trainer.feed.batch)
@@ -73,14 +79,14 @@ def _doubled(batch_of: Any, step: int, number: int = 0) -> Batch:
     return replace(batch, images=batch.images.double(), pixels=pixels)
 
 
-def three_steps(case: Case) -> dict[str, Any]:
+def three_steps(case: Case, device: str = "cpu") -> dict[str, Any]:
     """Weights and batch-norm statistics, losses and figures, test accuracy where it is measured."""
-    trainer = trainer_of(case)
+    trainer = trainer_of(case, device)
     for _ in range(STEPS):
         trainer.train_step()
     trainer.read()
     state = {**trainer.network.state_dict(), **trainer.objectives.state_dict(prefix="of.")}
-    weights = copy.deepcopy(state)
+    weights = {key: value.to("cpu", copy=True) for key, value in state.items()}
     if trainer.classifies:
         trainer.network.float()
         trainer.objectives.float()
@@ -147,13 +153,23 @@ def probed(augment: bool) -> list[torch.Tensor]:
     return [accuracies, *(value.detach() for value in found.heads.parameters())]
 
 
+def share_a_gpu() -> None:
+    """Let `processes.joined` put both processes on the first GPU."""
+    connect = torch.distributed.init_process_group
+    torch.distributed.init_process_group = lambda _, **given: connect("gloo", **given)
+    os.environ["LOCAL_RANK"] = "0"
+
+
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, device = Path(sys.argv[1]), (sys.argv[2:] or ["cpu"])[0]
     evaluate.CHUNK = probes.CHUNK = CHUNK
-    with processes.joined("cpu") as group, processes.together():
-        found: dict[str, Any] = {name: three_steps(case) for name, case in CASES.items()}
-        found |= {f"probe {augment}": probed(augment) for augment in (True, False)}
-        found |= {"resumes": resumes(folder), "diverges": diverges()}
+    if device == "cuda":
+        share_a_gpu()
+    with processes.joined(device) as group, processes.together():
+        found: dict[str, Any] = {name: three_steps(case, device) for name, case in CASES.items()}
+        if device == "cpu":
+            found |= {f"probe {augment}": probed(augment) for augment in (True, False)}
+            found |= {"resumes": resumes(folder), "diverges": diverges()}
         torch.save(found, folder / f"{processes.place()}.pt")
         if not group.leads:
             list(group.works())  # until the first has ended

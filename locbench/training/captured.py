@@ -1,0 +1,96 @@
+"""The engine's step as CUDA graphs, so that a GPU waits for no launch of a small kernel.
+
+A step of AugLocal on 55 blocks is some ten thousand kernels, most of them shorter than the time
+Python takes to ask for one. Of every shape of a batch the first steps are taken plainly, then one
+is captured: from then on a step is one launch, which computes the same from the same addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from locbench.console import say
+from locbench.processes import size
+from locbench.training.engine import Batch, Engine
+
+PLAIN = 3  # steps of a shape before it is captured: what libraries make once is made in them
+
+Result = tuple[Tensor, list[dict[str, Tensor]]]
+
+
+@dataclass
+class _Capture:
+    """A captured step: where it reads its batch, and where it leaves gradients and figures."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: Batch
+    gradients: list[tuple[nn.Parameter, Tensor]]
+    result: Result
+
+    def replay(self, batch: Batch) -> Result:
+        for name in _tensors(batch):
+            getattr(self.batch, name).copy_(getattr(batch, name), non_blocking=True)
+        self.graph.replay()
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+        return self.result
+
+
+def _tensors(batch: Batch) -> list[str]:
+    return [f.name for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)]
+
+
+class CapturedEngine:
+    """`Engine.step` for a GPU: losses and logs are overwritten by the next step.
+
+    Gradients have to be None before a step, as after `zero_grad(set_to_none=True)`. A step that
+    cannot be captured, because a rule waits for the device in it or a block that is computed again
+    draws random numbers, is taken plainly, and that is said once.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._plain: dict[object, int] = {}  # steps taken so far, by shape
+        self._captures: dict[object, _Capture | None] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def step(self, batch: Batch, last: bool = True) -> Result:
+        """As the engine's; `last` is always so."""
+        shape = tuple((name, getattr(batch, name).shape) for name in _tensors(batch))
+        if shape not in self._captures:
+            self._plain[shape] = 1 + self._plain.get(shape, 0)
+            if self._plain[shape] <= PLAIN:
+                return self.engine.step(batch)
+            self._captures[shape] = self._capture(batch)
+        capture = self._captures[shape]
+        return self.engine.step(batch) if capture is None else capture.replay(batch)
+
+    def _capture(self, batch: Batch) -> _Capture | None:
+        """The step on a copy of the batch, which is recorded and not carried out."""
+        own = replace(batch, **{name: getattr(batch, name).clone() for name in _tensors(batch)})
+        graph, parameters = torch.cuda.CUDAGraph(), self.engine.parameters()
+        try:
+            here = torch.cuda.stream(torch.cuda.current_stream())  # afterwards, come what may
+            with here, torch.cuda.graph(graph, pool=self._pool):
+                result = self.engine.step(own)
+        except RuntimeError as error:
+            torch.cuda.synchronize()
+            for parameter in parameters:
+                parameter.grad = None
+            why = str(error).splitlines()[0]
+            say(f"steps cannot be captured as a CUDA graph, and are taken one by one: {why}")
+            return None
+        gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+        return _Capture(graph, own, gradients, result)
+
+
+def stepping(engine: Engine, device: torch.device, batches: int = 1) -> Engine | CapturedEngine:
+    """What takes the engine's steps on this device, each in so many batches.
+
+    Plainly on a CPU, and where gradients are summed over several processes or batches.
+    """
+    plain = device.type == "cpu" or size() > 1 or batches > 1
+    return engine if plain else CapturedEngine(engine)
