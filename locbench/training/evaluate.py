@@ -15,7 +15,8 @@ from locbench.networks.base import Network
 from locbench.processes import place, size
 from locbench.training.distributed import total_
 
-CHUNK = 500  # images at a time
+CHUNK = 500  # images at a time, at least
+GPU_PIXELS = 2_500 * 32**2  # at a time, of one colour: small images take as long as their launches
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ def evaluate(
     for module in modules:
         module.eval()
     hits = torch.zeros(2 + len(network.blocks), dtype=torch.int64, device=device)
+    chunk = CHUNK if device.type == "cpu" else max(CHUNK, GPU_PIXELS // resolution**2)
     # Each process has its share of the chunks, and no chunk is another for it.
-    for part in torch.arange(len(split)).split(CHUNK)[place() :: size()]:
+    for part in torch.arange(len(split)).split(chunk)[place() :: size()]:
         view = test_view(split.batch(part).to(device), resolution, aug)
         targets = split.targets[part].to(device)
         precision = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
