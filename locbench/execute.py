@@ -31,7 +31,7 @@ from locbench.probe import pixel_baseline
 from locbench.records import CHECKPOINT, Record, environment, timestamp
 from locbench.registry import NETWORKS, RULES
 from locbench.rules import build_units
-from locbench.runs import COSTS, TRAINED, UNTRAINED, RunSpec
+from locbench.runs import COSTS, MEASURED, TRAINED, UNTRAINED, RunSpec
 from locbench.training.checkpoints import save_encoder
 from locbench.training.engine import trainable
 from locbench.training.guard import Diverged, out_of_memory, pick_device
@@ -72,7 +72,8 @@ def execute(spec: RunSpec, shop: Workshop) -> Record:
             memory, began = PeakMemory(device), time.monotonic()
             with blamed(spec.rule, out_of_memory, RunFailed):
                 KINDS[spec.kind](spec, shop, record, device)
-            record.cost.update(memory.read())
+            if spec.kind not in MEASURED:  # those run in a process of their own
+                record.cost.update(memory.read())
             record.cost.setdefault("wall_time_s", round(time.monotonic() - began, 2))
             record.status = "done"
         except Diverged as error:

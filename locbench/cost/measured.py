@@ -29,6 +29,7 @@ from locbench.recipes import Recipe
 from locbench.records import environment
 from locbench.registry import RULES, Entry
 from locbench.runs import RunSpec
+from locbench.training.captured import PLAIN, CapturedEngine, stepping
 from locbench.training.engine import Engine
 from locbench.training.guard import out_of_memory, pick_device
 from locbench.training.optimizers import make_optimizer
@@ -63,13 +64,14 @@ def machine(name: str) -> str:
 def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
     """A step's figures on this machine, fp32, of noise images.
 
-    images_per_s, of the median step (with the optimizer's); wall_clock_overhead in percent of the
-    step of `over`, timed in turns with it: the median, the lowest and the highest of ROUNDS.
-    Without `over` 0: itself. predicted_gigabytes is what `trace` says, allocated_gigabytes what
-    the allocator's peak was, and allocated_share their ratio in percent. resident_gigabytes is the
-    process's largest resident set over plain steps, of a CPU; of a GPU gpu_memory is all that was
-    allocated at once (weights and optimizer too), gpu_memory_reserved what torch kept of the
-    GPU, and gpu_memory_least the least that it can do with.
+    images_per_s, of the median step (with the optimizer's), taken as training takes it: on a GPU
+    captured. wall_clock_overhead in percent of the step of `over`, timed in turns with it: the
+    median, the lowest and the highest of ROUNDS. Without `over` 0: itself. predicted_gigabytes is
+    what `trace` says, allocated_gigabytes what the allocator's peak was, and allocated_share their
+    ratio in percent. resident_gigabytes is the process's largest resident set over plain steps, of
+    a CPU; of a GPU gpu_memory is all that was allocated at once (weights and optimizer too),
+    gpu_memory_reserved what torch kept of the GPU, and gpu_memory_least the least that it can do
+    with.
 
     Raises RunFailed where memory runs out.
     """
@@ -84,6 +86,8 @@ def _measure_with(rules: dict[str, Entry], *asked: Any) -> dict[str, float]:
 
 def _measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
     where = pick_device(device)
+    if where.type == "cuda" and where.index is None:  # a share of memory is of a GPU by number
+        where = torch.device("cuda", torch.cuda.current_device())
     own = _Step(case, where)
     own.run()  # what is made once, such as the optimizer's state, is made here
     memory = PeakMemory(where)
@@ -106,6 +110,7 @@ class _Step:
         self.device, self.setting = device, set_up(*vars(case).values(), device)
         self.images = len(self.setting.batch.images) // VIEWS[case.recipe.gives]
         self.engine = Engine(self.setting.network.blocks, self.setting.units)
+        self.stepping: Engine | CapturedEngine = self.engine
         self.optimizer = make_optimizer(self.engine.parameters(), case.recipe.optimizer)
 
     def run(self) -> float:
@@ -121,7 +126,13 @@ class _Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradients(self) -> None:
-        self.engine.step(self.setting.batch)
+        self.stepping.step(self.setting.batch)
+
+    def speed_up(self) -> None:
+        """Take steps from now on as training does on this device."""
+        self.stepping = stepping(self.engine, self.device)
+        for _ in range(1 + PLAIN if self.stepping is not self.engine else 1):
+            self.run()
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -131,8 +142,9 @@ class _Step:
 def _speed(own: _Step, rival: _Step | None) -> dict[str, float]:
     """Steps in turns, so that what else the machine does meets both."""
     took, ratios = [], []
-    if rival is not None:
-        rival.run()
+    for step in (own, rival):
+        if step is not None:
+            step.speed_up()
     for _ in range(ROUNDS):
         other = None if rival is None else rival.run()
         took.append(own.run())
