@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from locbench.data.fingerprint import fingerprint
 from locbench.data.published import other_data
 from locbench.errors import UserError
 from locbench.recipes import Recipe, load_joint
-from locbench.records import Record, Store
+from locbench.records import Record, Store, summarize
 from locbench.registry import DETECTION_SETS, NETWORKS, RULES, suggest
 from locbench.reproduce import Options, Planner, failure
 from locbench.runs import FIRST_SEED, UNTRAINED, RunSpec
@@ -194,7 +193,9 @@ def carry_out(
     found = {spec.id: store.load(spec.id) for spec in shown}
     records = {id: r for id, r in found.items() if r is not None and r.status == "done"}
     if as_json:
-        out.print_json(json.dumps([record.as_dict() for record in records.values()]))
+        found = [record.as_dict() for record in records.values()]
+        means = [backbone.as_dict() for backbone in _backbones(plan, records)]
+        out.print_json(json.dumps({"records": found, "means": means}))
     elif records:
         _print(plan, records, store, out)
     if failures:
@@ -211,17 +212,13 @@ def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Co
     grid.columns[0].no_wrap = True
     for column in grid.columns[2:]:
         column.justify = "right"
-    for specs in (plan.specs, plan.rivals):
-        done = [(spec, records[spec.id]) for spec in specs if spec.id in records]
-        seeds = {spec.seed for spec in specs}
-        for spec, record in done:
-            which = f" seed {spec.seed}" if len(seeds) > 1 else ""
-            which += f" split {spec.recipe.detection.split + 1}" if len(specs) > len(seeds) else ""
-            _add(grid, f"{spec.rule} {spec.network}{which}", [record])
-        if len(done) > 1:
-            of = f"{len(done)}" + (f" of {len(specs)}" if len(done) < len(specs) else "")
-            title = f"{specs[0].rule} {specs[0].network} mean ± sd of {of}"
-            _add(grid, title, [record for _, record in done])
+    for backbone in _backbones(plan, records):
+        for spec, record in backbone.done:
+            _add(grid, backbone.name + backbone.which(spec), _values([record]))
+        if len(backbone.done) > 1:
+            done, asked = len(backbone.done), len(backbone.specs)
+            of = f"{done}" + (f" of {asked}" if done < asked else "")
+            _add(grid, f"{backbone.name} mean ± sd of {of}", backbone.values)
     out.print(Text(describe(plan.specs[0]), style="bold"))
     out.print(grid)
     for line in plan.published:
@@ -230,15 +227,67 @@ def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Co
         out.print(Text(str(store.folder(id)), style="dim"), soft_wrap=True)
 
 
-def _add(grid: Any, title: str, records: list[Record]) -> None:
+@dataclass(frozen=True)
+class _Backbone:
+    """The detectors asked for on one backbone, and those that are done."""
+
+    specs: list[RunSpec]
+    done: list[tuple[RunSpec, Record]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.specs[0].rule} {self.specs[0].network}"
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        return _values([record for _, record in self.done])
+
+    def which(self, spec: RunSpec) -> str:
+        """The seed and split of one, as far as they tell it from the others."""
+        seeds = {other.seed for other in self.specs}
+        text = f" seed {spec.seed}" if len(seeds) > 1 else ""
+        more = len(self.specs) > len(seeds)
+        return text + (f" split {spec.recipe.detection.split + 1}" if more else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Mean, sample standard deviation and n of every average precision."""
+        summaries = {name: summarize(found) for name, found in self.values.items()}
+        return {
+            "rule": self.specs[0].rule,
+            "network": self.specs[0].network,
+            "n": len(self.done),
+            "asked": len(self.specs),
+            "metrics": {
+                name: {"mean": mean, "spread": spread, "n": n}
+                for name, (mean, spread, n) in summaries.items()
+                if n
+            },
+        }
+
+
+def _backbones(plan: TransferPlan, records: dict[str, Record]) -> list[_Backbone]:
+    """What was asked for, and the untrained one beside it, if there is one."""
+    return [
+        _Backbone(specs, [(spec, records[spec.id]) for spec in specs if spec.id in records])
+        for specs in (plan.specs, plan.rivals)
+        if specs
+    ]
+
+
+def _values(records: list[Record]) -> dict[str, list[float]]:
+    """By average precision: that of every record that has it."""
+    names = [f"ap_{what}{figure}" for what in ("box", "mask") for figure in FIGURES]
+    return {n: [r.metrics[n]["last"] for r in records if n in r.metrics] for n in names}
+
+
+def _add(grid: Any, title: str, values: dict[str, list[float]]) -> None:
     """A line for boxes and one for masks: a run's figures, or mean and spread of several."""
     for what, words in (("box", title), ("mask", "")):
         texts = []
         for figure in FIGURES:
-            found = [record.metrics.get(f"ap_{what}{figure}") for record in records]
-            values = [value["last"] for value in found if value is not None]
-            text = f"{statistics.mean(values):.1f}" if values else ""
-            texts.append(text + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""))
+            mean, spread, n = summarize(values[f"ap_{what}{figure}"])
+            text = f"{mean:.1f}" if n else ""
+            texts.append(text if spread is None else f"{text} ± {spread:.1f}")
         grid.add_row(words, {"box": "boxes", "mask": "masks"}[what], *texts)
 
 

@@ -217,6 +217,13 @@ def test_splits_are_named_and_their_mean_is_shown(tmp_path, capsys):
     assert any("loco resnet50 split 2" in line and "14.0" in line for line in lines)
     mean = next(line for line in lines if "mean ± sd of 2" in line)
     assert "12.0 ± 2.8" in mean
+    cli.app(["downstream", "coco-1k", f"--runs={tmp_path}", "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert [record["id"] for record in found["records"]] == [spec.id for spec in specs]
+    [backbone] = found["means"]
+    box = backbone["metrics"]["ap_box"]
+    assert (backbone["n"], backbone["asked"], box["n"], box["mean"]) == (2, 2, 2, 12.0)
+    assert box["spread"] == pytest.approx(8**0.5) and "ap_box_50" not in backbone["metrics"]
 
 
 def test_seeds_are_named_and_so_is_one_that_is_not_done(tmp_path, capsys):
@@ -291,5 +298,9 @@ def test_from_the_command_to_pictures(tmp_path, capsys, monkeypatch):
     assert len(list((folder / "pictures").iterdir())) == 6
     left = {path.name for path in folder.iterdir()}
     assert left == {"record.json", "detector.safetensors", "pictures"}
-    [again] = json.loads(call("--json"))
-    assert again["finished"] == record.finished
+    found = json.loads(call("--json"))
+    assert [again["finished"] for again in found["records"]] == [record.finished]
+    [mean] = found["means"]
+    assert (mean["rule"], mean["n"], mean["asked"]) == ("untrained", 1, 1)
+    value = record.metrics["ap_box"]["last"]
+    assert mean["metrics"]["ap_box"] == {"mean": value, "spread": None, "n": 1}
