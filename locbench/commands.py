@@ -19,7 +19,7 @@ from locbench.estimate import Estimate, duration, estimate, known_records, size,
 from locbench.frames import claim_values, frame
 from locbench.locks import alone, holder
 from locbench.margins import margin_lines, margins
-from locbench.outside import known_from
+from locbench.outside import known_from, rule_names
 from locbench.recipes import Network, Recipe, load_recipe, recipe_from_dict, with_overrides
 from locbench.records import Record, Store
 from locbench.registry import NETWORKS, RULES
@@ -60,12 +60,27 @@ def set_aside(specs: list[RunSpec], store: Store) -> None:
 
 
 def announce(plan: Plan, store: Store) -> None:
-    """Say on stderr what will be run and roughly how long it takes; nothing if all is there."""
+    """Say on stderr what will be run and roughly how long it takes; nothing if all is there.
+
+    And which of the further rules are in no cell that is run.
+    """
+    _say_idle(plan)
     waiting = to_run(plan.runs(), store)
     if waiting:
         known = known_records(store)
         guesses = [estimate(spec, known, build=True) for spec in waiting]
         say(_summary(plan, store, guesses))
+
+
+def _say_idle(plan: Plan) -> None:
+    own = [p for p in plan.cells if p.cell.row.further and p.specs and not p.later]
+    run = {planned.cell.fill["rule"] for planned in own}
+    for rule in rule_names(plan.options.rules):
+        if rule not in run:
+            say(
+                f"{plan.table.name}: nothing is run of rule {rule} with these rows and columns; "
+                "all that there is: --rows all --columns all"
+            )
 
 
 def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console) -> None:
@@ -74,6 +89,7 @@ def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console
     known = known_records(store)
     # Networks have to be built, which takes torch, where no run of their shape can be at hand.
     guesses = [estimate(spec, known, build=plan.options.scale != "smoke") for spec in waiting]
+    _say_idle(plan)
     for name in plan.assumed:
         say(f"{name} is not here: planned as it was published")
     if as_json:

@@ -317,3 +317,20 @@ def test_the_public_names_are_imported_on_first_use():
     assert (Batch, Block, Network, Unit) == (engine.Batch, base.Block, base.Network, engine.Unit)
     with pytest.raises(ImportError):
         from locbench.rules import Unitt  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("loco/table7", True),  # at smoke its memory alone, which is of the decoders of its rules
+        ("loco/table7 --columns memory_saving", True),
+        ("loco/table7 --rows all --columns all", False),
+        ("loco/table7 --columns linear_top1", False),
+        ("table1", False),
+    ],
+)
+def test_a_rule_of_which_nothing_is_run_is_named(capsys, write, words, said):
+    path = write(WHOLE.replace("label", "views"))
+    code, _, err = call(capsys, "reproduce", *words.split(), "--rule", path, "--dry-run")
+    assert code == 0, err
+    assert ("nothing is run of rule mine with these rows" in err.replace("\n", " ")) == said
