@@ -9,7 +9,7 @@ from pathlib import Path
 
 from locbench.paths import PACKAGE
 
-TRAINING = Path(__file__).parent / "training"
+TESTS = Path(__file__).parent
 
 
 def two_processes(words: list[str]) -> list[subprocess.Popen]:
@@ -17,7 +17,12 @@ def two_processes(words: list[str]) -> list[subprocess.Popen]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    folders = [str(PACKAGE.parent), str(TRAINING), os.environ.get("PYTHONPATH", "")]
+    folders = [
+        str(PACKAGE.parent),
+        str(TESTS),
+        str(TESTS / "training"),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     common |= {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
     return [

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import re
-from pathlib import Path
 
 import pytest
+import readme_rule
 import torch
 from fabricate import SETS, call, image_folder
 
@@ -13,8 +12,8 @@ from locbench.paths import runs_dir
 from locbench.records import Store
 from locbench.registry import RULES
 from locbench.training.checkpoints import load_encoder
+from locbench.training.engine import Batch
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 STAGES = [f"stage {k}" for k in (1, 2, 3, 4)]
 
 
@@ -26,10 +25,8 @@ def own_registry(monkeypatch):
 @pytest.fixture
 def barlow(tmp_path):
     """The file that the README shows."""
-    (code,) = re.findall(r"as `barlow\.py`:\n\n```python\n(.*?)^```", README, re.M | re.S)
-    assert len(code.splitlines()) < 80
-    path = tmp_path / "barlow.py"
-    path.write_text(code)
+    path = readme_rule.barlow(tmp_path)
+    assert len(path.read_text().splitlines()) < 80
     return path
 
 
@@ -45,7 +42,7 @@ def loss_of(path, z1, z2, weight):
     objective = namespace["BarlowTwins"](z1.shape[1], 8, weight).double()
     objective.projector = torch.nn.Identity()
     features = torch.cat([z1, z2])[:, :, None, None].expand(-1, -1, 3, 3)
-    return objective(features, None)[0]
+    return objective(features, Batch(features))[0]
 
 
 def test_its_loss_is_barlow_twins(barlow):

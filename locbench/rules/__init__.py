@@ -1,7 +1,7 @@
 """Learning rules: each is a function from a network to a list of units.
 
 What a rule is written with, here or outside of locbench, is `from locbench.rules import Batch,
-Block, Network, Unit`; they are imported on first use, for they need torch.
+Block, Network, Unit, gathered`; they are imported on first use, for they need torch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from locbench.registry import RULES, suggest
 
 if TYPE_CHECKING:
     from locbench.networks.base import Block, Network
+    from locbench.training.distributed import gathered
     from locbench.training.engine import Batch, Unit
 
 __all__ = [
@@ -26,11 +27,13 @@ __all__ = [
     "Unit",
     "build_units",
     "check_settings",
+    "gathered",
     "keyword_defaults",
     "known_to",
 ]
 HOMES = {
     "locbench.networks.base": ("Block", "Network"),
+    "locbench.training.distributed": ("gathered",),
     "locbench.training.engine": ("Batch", "Unit"),
 }
 

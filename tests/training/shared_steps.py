@@ -18,12 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import readme_rule
 import torch
 from tiny import BATCH, NETWORK, SIDE, same, tiny_data, tiny_recipe, tiny_trainer
 
 from locbench import probe as probes
 from locbench import processes
 from locbench.networks import make_network
+from locbench.outside import rule_name
 from locbench.probe import LinearProbe
 from locbench.recipes import Probe, Schedule, Training
 from locbench.registry import RULES
@@ -48,13 +50,21 @@ class Case:
     network: str = "resnet50"
 
 
-# Every rule there is, and what of a rule or network is another path through batch norm.
+# Every rule there is, and what of a rule or network is another path through batch norm or engine.
 CASES = {
     **{rule: Case(rule) for rule in RULES.names()},
+    "loco, two copies held together": Case("loco", {"sharing": "penalty", "penalty": 0.01}),
+    "loco, three stages, upper gradient": Case("loco", {"sharing": "upper", "unit_stages": 3}),
+    "the README's": Case("barlow", {"width": 16}),
     "loco in two batches a step": Case("loco", accumulate=2),
     "auglocal with heads that normalise": Case("auglocal", network="resnet32"),
     "bp, recomputed": Case("bp", {"checkpoint": True}),
 }
+
+
+def know_barlow(folder: Path) -> None:
+    """The README's rule is one from now on."""
+    rule_name(str(readme_rule.barlow(folder)))
 
 
 def trainer_of(case: Case, device: str = "cpu") -> Trainer:
@@ -165,6 +175,9 @@ def main() -> None:
     evaluate.CHUNK = probes.CHUNK = CHUNK
     if device == "cuda":
         share_a_gpu()
+    own = folder / str(processes.rank())
+    own.mkdir()
+    know_barlow(own)
     with processes.joined(device) as group, processes.together():
         found: dict[str, Any] = {name: three_steps(case, device) for name, case in CASES.items()}
         if device == "cpu":

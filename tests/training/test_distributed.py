@@ -6,18 +6,25 @@ from pathlib import Path
 import pytest
 import torch
 from launched import two_processes
-from shared_steps import CASES, CHUNK, probed, three_steps
+from shared_steps import CASES, CHUNK, know_barlow, probed, three_steps
 from tiny import same, tiny_data, tiny_recipe
 
 from locbench import probe as probes
 from locbench import processes
 from locbench.errors import UserError
 from locbench.recipes import Training
+from locbench.registry import RULES
 from locbench.training import evaluate
 from locbench.training.feeds import make_feed
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def with_barlow(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(RULES, "entries", dict(RULES.entries))
+    know_barlow(tmp_path)
 
 
 @pytest.fixture(scope="module")

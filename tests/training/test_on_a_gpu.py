@@ -11,12 +11,13 @@ import torch.distributed as dist
 from forms import FORMS
 from launched import two_processes
 from pairs import PAIRS
-from shared_steps import CASES, STEPS, Case, doubled, three_steps
+from shared_steps import CASES, STEPS, Case, doubled, know_barlow, three_steps
 from shared_steps import trainer_of as started
 from tiny import NETWORK, SIDE, same, tiny_data, tiny_recipe, weights
 from torch import Tensor
 
 from locbench.recipes import Network
+from locbench.registry import RULES
 from locbench.training import captured, distributed, loop
 from locbench.training.captured import PLAIN, CapturedEngine
 from locbench.training.engine import Batch
@@ -36,6 +37,12 @@ def same_algorithms(monkeypatch):
 
 
 DEEP = Network(width=0.125, blocks=3, stem="small")  # blocks enough for every form
+
+
+@pytest.fixture(autouse=True)
+def with_barlow(monkeypatch, tmp_path):
+    monkeypatch.setattr(RULES, "entries", dict(RULES.entries))
+    know_barlow(tmp_path)
 
 
 def trainer_of(
