@@ -72,7 +72,7 @@ def change(store, id, **values):
 
 def test_the_committed_tolerances_are_read():
     tolerances = {tolerance.number: tolerance for tolerance in load_tolerances()}
-    assert tolerances["top1"].absolute == 4.0 and tolerances["loss of *"].relative == 0.1
+    assert tolerances["top1"].absolute == 7.0 and tolerances["loss of *"].relative == 0.15
     assert not tolerances["accuracy of *"].compare
     for name in ("encoder_parameters", "encoder_multiply_adds", "activation_bytes"):
         exact = tolerances[name]
@@ -163,12 +163,12 @@ def test_the_same_records_pass(here, reference, capsys):
 
 
 MOVES = {
-    "top1 drops": (PROBE, {"metrics": {"top1": {"last": 36.7}}}, "top1 40.75 -> 36.7"),
-    "top1 rises": (PROBE, {"metrics": {"top1": {"last": 44.8}}}, "top1 40.75 -> 44.8"),
+    "top1 drops": (PROBE, {"metrics": {"top1": {"last": 33.7}}}, "top1 40.75 -> 33.7"),
+    "top1 rises": (PROBE, {"metrics": {"top1": {"last": 47.8}}}, "top1 40.75 -> 47.8"),
     "a unit's loss moves": (
         LOCO,
-        {"metrics": {"loss of stages 2-3": {"last": 5.0}}},
-        "loss of stages 2-3 4.5 -> 5",
+        {"metrics": {"loss of stages 2-3": {"last": 5.2}}},
+        "loss of stages 2-3 4.5 -> 5.2",
     ),
     "a loss is not finite": (
         LOCO,
@@ -204,8 +204,8 @@ def test_what_moved_is_named_with_its_run_and_exit_code_1(here, reference, capsy
 
 
 STAYS = {
-    "top1 within 4 points": (PROBE, {"metrics": {"top1": {"last": 36.8, "best": 50.0}}}),
-    "a loss within a tenth": (LOCO, {"metrics": {"loss of stages 1-2": {"last": 4.1}}}),
+    "top1 within 7 points": (PROBE, {"metrics": {"top1": {"last": 33.8, "best": 50.0}}}),
+    "a loss within its width": (LOCO, {"metrics": {"loss of stages 1-2": {"last": 3.9}}}),
     "the accuracy of pairs": (LOCO, {"metrics": {"accuracy of stages 1-2": {"last": 0.9}}}),
     "time": (LOCO, {"cost": {"wall_time_s": 9000.0, "images_per_s": 1.0}}),
     "memory in another precision": (
