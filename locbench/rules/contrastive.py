@@ -101,6 +101,8 @@ class Contrastive(nn.Module):
     Raises UserError for a temperature that is not above 0.
     """
 
+    capturable = True  # see `locbench.training.captured`
+
     def __init__(
         self,
         block: Block,

@@ -31,6 +31,8 @@ class SoftlyShared(nn.Module):
     each copy keeps those of its own.
     """
 
+    capturable = True
+
     def __init__(
         self, stage: Sequence[Block], number: int, inner: Contrastive, penalty: float
     ) -> None:

@@ -21,6 +21,8 @@ class Supervised(nn.Module):
     fp32. Logs the accuracy (a share) and, beside a further loss, both parts.
     """
 
+    capturable = True  # see `locbench.training.captured`
+
     def __init__(
         self,
         classifier: nn.Module,

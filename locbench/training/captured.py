@@ -1,8 +1,10 @@
 """The engine's step as CUDA graphs, so that a GPU waits for no launch of a small kernel.
 
-A step of AugLocal on 55 blocks is some ten thousand kernels, most of them shorter than the time
-Python takes to ask for one. Of every shape of a batch the first steps are taken plainly, then one
-is captured: from then on a step is one launch, which computes the same from the same addresses.
+A step of 55 blocks with an auxiliary network each is thousands of kernels, most of them shorter
+than the time Python takes to ask for one. Of every shape of a batch the first steps are taken
+plainly, then one is captured: from then on a step is one launch, which computes the same from the
+same addresses. What Python alone keeps from step to step would stay as it was when the step was
+captured: hence objectives have to say that they are `capturable`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class CapturedEngine:
         self.engine = engine
         self._plain: dict[object, int] = {}  # steps taken so far, by shape
         self._captures: dict[object, _Capture | None] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: tuple[int, int] | None = None  # the memory of all captures, which take turns
 
     def step(self, batch: Batch, last: bool = True) -> Result:
         """As the engine's; `last` is always so."""
@@ -64,7 +66,8 @@ class CapturedEngine:
             self._plain[shape] = 1 + self._plain.get(shape, 0)
             if self._plain[shape] <= PLAIN:
                 return self.engine.step(batch)
-            self._captures[shape] = self._capture(batch)
+            with torch.cuda.device(batch.images.device):
+                self._captures[shape] = self._capture(batch)
         capture = self._captures[shape]
         return self.engine.step(batch) if capture is None else capture.replay(batch)
 
@@ -72,9 +75,10 @@ class CapturedEngine:
         """The step on a copy of the batch, which is recorded and not carried out."""
         own = replace(batch, **{name: getattr(batch, name).clone() for name in _tensors(batch)})
         graph, parameters = torch.cuda.CUDAGraph(), self.engine.parameters()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        here = torch.cuda.stream(torch.cuda.current_stream())  # afterwards, come what may
         try:
-            here = torch.cuda.stream(torch.cuda.current_stream())  # afterwards, come what may
-            with here, torch.cuda.graph(graph, pool=self._pool):
+            with here, torch.cuda.graph(graph, self._pool, torch.cuda.Stream()):
                 result = self.engine.step(own)
         except RuntimeError as error:
             torch.cuda.synchronize()
@@ -90,7 +94,10 @@ class CapturedEngine:
 def stepping(engine: Engine, device: torch.device, batches: int = 1) -> Engine | CapturedEngine:
     """What takes the engine's steps on this device, each in so many batches.
 
-    Plainly on a CPU, and where gradients are summed over several processes or batches.
+    Plainly on a CPU, where gradients are summed over several processes or batches, and where an
+    objective does not say that it is `capturable`.
     """
-    plain = device.type == "cpu" or size() > 1 or batches > 1
-    return engine if plain else CapturedEngine(engine)
+    capturable = all(getattr(unit.objective, "capturable", False) for unit in engine.units)
+    if device.type == "cpu" or size() > 1 or batches > 1 or not capturable:
+        return engine
+    return CapturedEngine(engine)

@@ -47,7 +47,9 @@ class Unit:
 
     `updates` holds block indices (None: all blocks of the unit); gradients still flow through the
     others. `ties` are further parameters that the loss reaches, such as those of a soft penalty.
-    With `recompute` each block keeps its input alone and runs again in the backward pass.
+    With `recompute` each block keeps its input alone and runs again in the backward pass. An
+    objective of which a step depends on tensors alone may say so: `capturable = True`, and a GPU
+    takes its steps as CUDA graphs.
     """
 
     start: int
