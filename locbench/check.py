@@ -21,20 +21,26 @@ ACCEPT = "accept it with `locbench check --update`"
 class Tolerance:
     """How far a number may move: `absolute` or `relative`, whichever is wider; both 0: not at all.
 
-    `number` may end in `*`. Not compared at all where `compare` is false.
+    `number` may end in `*`. Not compared at all where `compare` is false. In another precision than
+    the reference's it may move `other_precision` times as far.
     """
 
     number: str
     absolute: float
     relative: float
+    other_precision: float
     compare: bool
     why: str
 
-    def allows(self, fresh: float | None, reference: float | None) -> bool:
-        """Whether the difference is within the tolerance; a number that is gone is not."""
+    def allows(self, fresh: float | None, reference: float | None, times: float = 1.0) -> bool:
+        """Whether the difference is within so many times the tolerance.
+
+        A number that is gone is not.
+        """
         if fresh is None or reference is None:
             return fresh is reference
-        return abs(fresh - reference) <= max(self.absolute, self.relative * abs(reference))
+        width = max(self.absolute, self.relative * abs(reference))
+        return abs(fresh - reference) <= times * width
 
     def covers(self, number: str) -> bool:
         """Whether this is the tolerance of a number of this name."""
@@ -71,8 +77,9 @@ def load_tolerances(path: Path | None = None) -> list[Tolerance]:
 
 def _tolerance(raw: Mapping[str, Any], number: str, path: str) -> Tolerance:
     entry, where = take(raw, number, dict, path), f"{path}: [{number}]"
-    check_keys(entry, ("absolute", "relative", "compare", "why"), where)
-    widths = [float(take(entry, key, float, where, 0.0)) for key in ("absolute", "relative")]
+    defaults = {"absolute": 0.0, "relative": 0.0, "other_precision": 1.0}
+    check_keys(entry, (*defaults, "compare", "why"), where)
+    widths = [float(take(entry, key, float, where, value)) for key, value in defaults.items()]
     if min(widths) < 0:
         raise UserError(f"{where}: a tolerance cannot be negative")
     compare = take(entry, "compare", bool, where, True)
@@ -115,7 +122,7 @@ def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -
     if fresh.status != "done":
         return [Finding(name, "status", None, None, False, _ended(fresh))]
     # What the bytes of a step are besides the run's own doing: who made the record, and with what.
-    tags = {"precision": None, "processes": 1}
+    tags = {"precision": None, "pretrain_precision": None, "processes": 1}
     differ = [k for k, v in tags.items() if fresh.tags.get(k, v) != reference.tags.get(k, v)]
     changed = "" if fresh.id == reference.id else "its recipe or a version changed since"
     findings, new = [], numbers(fresh)
@@ -125,7 +132,8 @@ def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -
         if tolerance is None or not tolerance.compare:
             continue
         value, note = new.get(number), changed
-        ok = number in new and tolerance.allows(value, old)
+        times = tolerance.other_precision if set(differ) - {"processes"} else 1.0
+        ok = number in new and tolerance.allows(value, old, times)
         if number == "activation_bytes" and differ:
             here, there = (r.tags.get(differ[0], tags[differ[0]]) for r in (fresh, reference))
             ok, note = True, f"skipped: {differ[0]} {here}, not {there}"
