@@ -31,7 +31,7 @@ def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
         n = len(z) // 2
         # [process, view, image] -> [view, image of all], so that view i + N is again i's other one.
-        whole = gathered(z).view(-1, 2, n, z.shape[1]).transpose(0, 1).reshape(-1, z.shape[1])
+        whole = gathered(z, ()).view(-1, 2, n, z.shape[1]).transpose(0, 1).reshape(-1, z.shape[1])
         images = len(whole) // 2
         own = torch.arange(n, device=z.device) + place() * n
         own = torch.cat([own, own + images])

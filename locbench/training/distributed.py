@@ -52,12 +52,14 @@ class _Gathered(torch.autograd.Function):
         return whole[ctx.start : ctx.stop], None
 
 
-def gathered(x: Tensor, sizes: Sequence[int] = ()) -> Tensor:
+def gathered(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """[n, ...] of every process, the first one's first: [sum n, ...], with gradient.
 
-    `sizes` are their n; empty: the same for all. The gradient is that of the sum of all processes'
-    losses, of which each knows its own.
+    `sizes` are their n, as `Batch.sizes`; empty: the same for all. The gradient is that of the sum
+    of all processes' losses, of which each knows its own. ValueError where x has other rows.
     """
+    if sizes and len(x) != sizes[place()]:
+        raise ValueError(f"{len(x)} rows to gather, and there are {sizes[place()]} images here")
     if size() == 1:
         return x
     return _Gathered.apply(x, sizes or (len(x),) * size())
