@@ -208,8 +208,10 @@ class Trainer:
                 self.train_step()
             due = self.step % self.window == 0 or self.step == self.total
             figures = self.read() if due else figures
-            self.elapsed += time.monotonic() - began
             tested = self.classifies and self.feed.ends_epoch(self.step)
+            if tested and self.device.type == "cuda":  # or the test would wait for the steps
+                torch.cuda.synchronize(self.device)
+            self.elapsed += time.monotonic() - began
             if tested:
                 figures = {**figures, "top1": self.test()}
             if due or tested:
