@@ -193,9 +193,9 @@ def carry_out(
     found = {spec.id: store.load(spec.id) for spec in shown}
     records = {id: r for id, r in found.items() if r is not None and r.status == "done"}
     if as_json:
-        found = [record.as_dict() for record in records.values()]
+        whole = [record.as_dict() for record in records.values()]
         means = [backbone.as_dict() for backbone in _backbones(plan, records)]
-        out.print_json(json.dumps({"records": found, "means": means}))
+        out.print_json(json.dumps({"records": whole, "means": means}))
     elif records:
         _print(plan, records, store, out)
     if failures:
@@ -255,6 +255,7 @@ class _Backbone:
         return {
             "rule": self.specs[0].rule,
             "network": self.specs[0].network,
+            "runs": [spec.id for spec, _ in self.done],
             "n": len(self.done),
             "asked": len(self.specs),
             "metrics": {

@@ -223,6 +223,7 @@ def test_splits_are_named_and_their_mean_is_shown(tmp_path, capsys):
     [backbone] = found["means"]
     box = backbone["metrics"]["ap_box"]
     assert (backbone["n"], backbone["asked"], box["n"], box["mean"]) == (2, 2, 2, 12.0)
+    assert backbone["runs"] == [spec.id for spec in specs]
     assert box["spread"] == pytest.approx(8**0.5) and "ap_box_50" not in backbone["metrics"]
 
 
