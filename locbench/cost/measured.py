@@ -129,10 +129,11 @@ class _Step:
         self.stepping.step(self.setting.batch)
 
     def speed_up(self) -> None:
-        """Take steps from now on as training does on this device."""
+        """Take steps from now on as training does on this device: on a GPU captured."""
         self.stepping = stepping(self.engine, self.device)
-        for _ in range(1 + PLAIN if self.stepping is not self.engine else 1):
-            self.run()
+        if self.stepping is not self.engine:
+            for _ in range(1 + PLAIN):
+                self.run()
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -142,9 +143,10 @@ class _Step:
 def _speed(own: _Step, rival: _Step | None) -> dict[str, float]:
     """Steps in turns, so that what else the machine does meets both."""
     took, ratios = [], []
-    for step in (own, rival):
-        if step is not None:
-            step.speed_up()
+    own.speed_up()
+    if rival is not None:
+        rival.run()
+        rival.speed_up()
     for _ in range(ROUNDS):
         other = None if rival is None else rival.run()
         took.append(own.run())

@@ -50,29 +50,30 @@ class CapturedEngine:
 
     Gradients have to be None before a step, as after `zero_grad(set_to_none=True)`. A step that
     cannot be captured, because a rule waits for the device in it or a block that is computed again
-    draws random numbers, is taken plainly, and that is said once.
+    draws random numbers, is taken plainly, and so are all after it; that is said once.
+
+    To its end it holds the memory that the step takes at its peak: torch gives it to nothing else.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._plain: dict[object, int] = {}  # steps taken so far, by shape
-        self._captures: dict[object, _Capture | None] = {}
+        self._taken: dict[object, int] = {}  # steps so far, by shape
+        self._captures: dict[object, _Capture] = {}
+        self._possible = True
         self._pool: tuple[int, int] | None = None  # the memory of all captures, which take turns
 
     def step(self, batch: Batch, last: bool = True) -> Result:
         """As the engine's; `last` is always so."""
         shape = tuple((name, getattr(batch, name).shape) for name in _tensors(batch))
-        if shape not in self._captures:
-            self._plain[shape] = 1 + self._plain.get(shape, 0)
-            if self._plain[shape] <= PLAIN:
-                return self.engine.step(batch)
+        self._taken[shape] = 1 + self._taken.get(shape, 0)
+        if self._possible and self._taken[shape] > PLAIN and shape not in self._captures:
             with torch.cuda.device(batch.images.device):
-                self._captures[shape] = self._capture(batch)
-        capture = self._captures[shape]
+                self._capture(shape, batch)
+        capture = self._captures.get(shape)
         return self.engine.step(batch) if capture is None else capture.replay(batch)
 
-    def _capture(self, batch: Batch) -> _Capture | None:
-        """The step on a copy of the batch, which is recorded and not carried out."""
+    def _capture(self, shape: object, batch: Batch) -> None:
+        """Record the step, which is not carried out, on a copy of the batch."""
         own = replace(batch, **{name: getattr(batch, name).clone() for name in _tensors(batch)})
         graph, parameters = torch.cuda.CUDAGraph(), self.engine.parameters()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -86,9 +87,10 @@ class CapturedEngine:
                 parameter.grad = None
             why = str(error).splitlines()[0]
             say(f"steps cannot be captured as a CUDA graph, and are taken one by one: {why}")
-            return None
+            self._possible = False  # torch may not be as it was
+            return
         gradients = [(p, p.grad) for p in parameters if p.grad is not None]
-        return _Capture(graph, own, gradients, result)
+        self._captures[shape] = _Capture(graph, own, gradients, result)
 
 
 def stepping(engine: Engine, device: torch.device, batches: int = 1) -> Engine | CapturedEngine:

@@ -20,7 +20,7 @@ def recomputed(block: nn.Module, features: Tensor) -> Tensor:
     """The block's output; what it saves for its gradient is computed again in the backward pass.
 
     Batch norm normalises with the same statistics both times and adds them to its running ones
-    once; dropout modules draw the same numbers both times.
+    once; dropout draws the same numbers both times.
     """
     return _Recomputed.apply(block, features, *block.parameters())
 
@@ -31,8 +31,7 @@ class _Recomputed(torch.autograd.Function):
         kind = features.device.type
         ctx.block, ctx.parameters = block, parameters
         ctx.autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        # Not of blocks that draw nothing: a step that is captured as a CUDA graph must not ask.
-        ctx.random = _random_states(features.device) if _draws(block) else None
+        ctx.random = None if _captured(block, features) else _random_states(features.device)
         ctx.save_for_backward(features)
         return block(features)
 
@@ -54,8 +53,13 @@ class _Recomputed(torch.autograd.Function):
         return None, *(next(found) if asked else None for asked in needed)
 
 
-def _draws(block: nn.Module) -> bool:
-    return any(isinstance(part, _DropoutNd) and part.p > 0 for part in block.modules())
+def _captured(block: nn.Module, features: Tensor) -> bool:
+    """Whether the step is being captured as a CUDA graph, in which no state may be asked for."""
+    if not (features.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return False
+    if any(isinstance(part, _DropoutNd) and part.p > 0 for part in block.modules()):
+        raise RuntimeError("a block with dropout would draw other numbers when it is recomputed")
+    return True
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

@@ -173,6 +173,7 @@ def share_a_gpu() -> None:
 def main() -> None:
     folder, device = Path(sys.argv[1]), (sys.argv[2:] or ["cpu"])[0]
     evaluate.CHUNK = probes.CHUNK = CHUNK
+    evaluate.GPU_PIXELS = 0
     if device == "cuda":
         share_a_gpu()
     own = folder / str(processes.rank())
