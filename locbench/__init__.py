@@ -18,7 +18,7 @@ __all__ = ["__version__", "table"]
 def __getattr__(name: str) -> Any:
     # `locbench.table` on first use: importing the package stays free of pandas and torch.
     if name == "table":
-        from locbench.frames import table
+        from locbench.report.frame import table
 
         return table
     raise AttributeError(f"module 'locbench' has no attribute '{name}'")

@@ -2,7 +2,7 @@
 
 import sys
 
-from locbench.cli import main
+from locbench.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

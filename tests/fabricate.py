@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from locbench import cli
-from locbench.records import Record, Store
-from locbench.runs import TRAINED, RunSpec
+from locbench.cli import app as cli
+from locbench.runs.record import Record
+from locbench.runs.spec import TRAINED, RunSpec
+from locbench.runs.store import Store
 
 UNITS = {
     "simclr": (("stages 1-4", 0, 5, "2-layer MLP"),),

@@ -6,7 +6,7 @@ network of every family: blocks of every kind, in units of every kind.
 
 from __future__ import annotations
 
-from locbench.registry import NETWORKS, RULES
+from locbench.plugins.registry import NETWORKS, RULES
 
 HOME = {"views": "resnet50", "label": "resnet32"}  # by what a rule learns from
 _OF_FAMILY = {entry.target.split(":")[0]: entry.name for entry in reversed(list(NETWORKS))}

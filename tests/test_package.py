@@ -76,7 +76,8 @@ def test_installed_wheel_finds_its_tables(wheel: Path, tmp_path: Path) -> None:
     )
     code = """
 import json
-from locbench import paths, tables
+from locbench import paths
+from locbench.published import load as tables
 folders = [paths.tables_dir(), paths.recipes_dir(), paths.results_dir()]
 print(json.dumps({"folders": [str(folder) for folder in folders], "tables": tables.table_names()}))
 """
@@ -112,8 +113,8 @@ def test_editable_install_is_a_pointer_to_the_checkout(tmp_path: Path) -> None:
 def test_importing_and_help_need_no_torch() -> None:
     code = """
 import sys
-import locbench, locbench.paths, locbench.doctor
-from locbench.cli import main
+import locbench, locbench.paths, locbench.cli.doctor
+from locbench.cli.app import main
 sys.argv = ["locbench", "--help"]
 try:
     main()
@@ -125,7 +126,7 @@ print("torch" in sys.modules)
 
 
 def test_table_is_an_attribute_loaded_on_use() -> None:
-    from locbench.frames import table
+    from locbench.report.frame import table
 
     assert locbench.table is table
     with pytest.raises(AttributeError, match="'tabel'"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from locbench.errors import UserError
-from locbench.registry import DATASETS
+from locbench.plugins.registry import DATASETS
 
 if TYPE_CHECKING:  # `locbench.data.fingerprint` is read by commands that must not import torch
     import numpy as np

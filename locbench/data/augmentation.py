@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 
 from locbench.data.resample import Crops, chance, draw_crops, resample, uniform
-from locbench.recipes import Augmentation, ResizedCrop
+from locbench.recipes.schema import Augmentation, ResizedCrop
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 GREY = (0.2989, 0.587, 0.114)  # luma of ITU-R 601, as torchvision

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from locbench.data.augmentation import Part, check_images, drawn, resize, send
 from locbench.data.resample import chance
 from locbench.errors import UserError
-from locbench.recipes import Crop, ResizedCrop
+from locbench.recipes.schema import Crop, ResizedCrop
 
 
 @dataclass(frozen=True)

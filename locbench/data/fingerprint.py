@@ -7,7 +7,7 @@ from typing import Any
 
 from locbench.data.settings import ShapesSettings, shapes_checksum
 from locbench.data.sources import find_source
-from locbench.registry import DATASETS
+from locbench.plugins.registry import DATASETS
 
 
 def fingerprint(name: str, resolution: int, root: Path | None = None) -> dict[str, Any]:

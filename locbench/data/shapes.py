@@ -18,7 +18,7 @@ from locbench.data.cache import Builder, cached
 from locbench.data.render import render
 from locbench.data.scenes import CLASSES, chunks, draw_scenes
 from locbench.data.settings import ShapesSettings, shapes_checksum
-from locbench.registry import DATASETS
+from locbench.plugins.registry import DATASETS
 
 CHUNK_PIXELS = 64 * 32 * 32  # images at a time, in pixels: what a processor's cache takes best
 SPLITS = ("train", "test")  # a split's place here is the stream that its scenes are drawn from

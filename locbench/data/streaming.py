@@ -12,7 +12,7 @@ from torch import Tensor
 
 from locbench.data.images import decode, guarded, threads
 from locbench.data.listing import Files
-from locbench.processes import neighbours
+from locbench.distributed.group import neighbours
 
 
 class StreamingSplit:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from locbench.data.augmentation import ResizedCropAugmentation, centre
 from locbench.data.crop import CropAugmentation, evaluation_view
-from locbench.recipes import Augmentation, Crop, ResizedCrop
+from locbench.recipes.schema import Augmentation, Crop, ResizedCrop
 
 Settings = Augmentation | Crop | ResizedCrop
 

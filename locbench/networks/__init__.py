@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from locbench import recipes
 from locbench.networks.base import Block, Network
-from locbench.registry import NETWORKS
+from locbench.plugins.registry import NETWORKS
+from locbench.recipes import load as recipes
 
 __all__ = ["Block", "Network", "make_network"]
 

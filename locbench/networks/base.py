@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from locbench import recipes
 from locbench.errors import UserError
-from locbench.registry import suggest
+from locbench.plugins.entry import suggest
+from locbench.recipes import load as recipes
 
 Stride = int | Fraction
 Kind = Callable[[int, int, Stride], nn.Module]  # (in_channels, out_channels, stride) -> module

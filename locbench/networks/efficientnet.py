@@ -8,7 +8,6 @@ from torch import nn
 from torchvision.models.efficientnet import MBConv, MBConvConfig
 from torchvision.ops import Conv2dNormActivation
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Network,
@@ -20,6 +19,7 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.shufflenet import StridedDepthwise
+from locbench.recipes import load as recipes
 
 # The rows of the EfficientNet paper's table 1: (expansion, width, blocks, stride, kernel).
 ROWS = (

@@ -7,7 +7,6 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Network,
@@ -21,6 +20,7 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.shufflenet import StridedDepthwise
+from locbench.recipes import load as recipes
 
 # The rows of the MobileNetV2 paper's table 2: (expansion, width, blocks, stride); the second keeps
 # the resolution of small images.

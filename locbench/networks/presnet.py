@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Kind,
@@ -31,6 +30,7 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.resnet import stem_parts
+from locbench.recipes import load as recipes
 
 STEM, DEPTH, EXPANSION = 32, 3, 4
 SIDES = (56, 36, 24, 16, 12, 8)  # of the maps of res2 ... res7, for images of 224 pixels

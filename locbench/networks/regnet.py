@@ -6,7 +6,6 @@ from torch import nn
 from torchvision.models.regnet import ResBottleneckBlock
 from torchvision.ops import Conv2dNormActivation
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Network,
@@ -19,6 +18,7 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
+from locbench.recipes import load as recipes
 
 DEPTHS = (1, 2, 7, 12)
 WIDTHS = (32, 64, 160, 384)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Kind,
@@ -18,6 +17,7 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
+from locbench.recipes import load as recipes
 
 DEPTHS, DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 PLANES = (64, 128, 256, 512)

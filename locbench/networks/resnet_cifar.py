@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Network,
@@ -18,6 +17,7 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.resnet import basic
+from locbench.recipes import load as recipes
 
 WIDTHS = (16, 32, 64)
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import Conv2dNormActivation
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Network,
@@ -18,6 +17,7 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
+from locbench.recipes import load as recipes
 
 DEPTHS = (3, 4, 6, 3)
 CHANNELS = (244, 488, 976, 1952)

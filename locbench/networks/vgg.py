@@ -6,7 +6,6 @@ from collections import OrderedDict
 
 from torch import nn
 
-from locbench import recipes
 from locbench.networks.base import (
     Block,
     Kind,
@@ -20,6 +19,7 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
+from locbench.recipes import load as recipes
 
 DEPTHS, DEPTHS_13 = (2, 2, 4, 4, 4), (2, 2, 2, 2, 2)
 WIDTHS = (64, 128, 256, 512, 512)

@@ -11,14 +11,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from locbench.blame import blamed
 from locbench.errors import UserError
-from locbench.registry import RULES, suggest
+from locbench.plugins.entry import suggest
+from locbench.plugins.registry import RULES
+from locbench.plugins.rule_errors import blamed
 
 if TYPE_CHECKING:
+    from locbench.distributed.tensors import gathered
     from locbench.networks.base import Block, Network
-    from locbench.training.distributed import gathered
-    from locbench.training.engine import Batch, Unit
+    from locbench.units import Batch, Unit
 
 __all__ = [
     "Batch",
@@ -33,8 +34,8 @@ __all__ = [
 ]
 HOMES = {
     "locbench.networks.base": ("Block", "Network"),
-    "locbench.training.distributed": ("gathered",),
-    "locbench.training.engine": ("Batch", "Unit"),
+    "locbench.distributed.tensors": ("gathered",),
+    "locbench.units": ("Batch", "Unit"),
 }
 
 
@@ -82,7 +83,7 @@ def _checked(units: Any, name: str, network: Network) -> list[Unit]:
     """What a rule returned; UserError where it is not units of this network."""
     from torch import nn
 
-    from locbench.training.engine import Unit
+    from locbench.units import Unit
 
     units = list(units) if isinstance(units, list | tuple) else units
     if not isinstance(units, list) or not units or not all(isinstance(u, Unit) for u in units):

@@ -14,7 +14,7 @@ from locbench.networks.base import Network
 from locbench.rules.auxiliary import Auxiliary, hidden_layers
 from locbench.rules.infopro import Reconstruction
 from locbench.rules.supervised import Supervised, linear, local_units
-from locbench.training.engine import Unit
+from locbench.units import Unit
 
 # Of the reconstruction in Table 13, from the first unit to the last; the paper does not give them.
 RECONSTRUCTION = (5.0, 0.5)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from locbench.errors import UserError
 from locbench.networks.base import Network, he_normal
-from locbench.registry import suggest
+from locbench.plugins.entry import suggest
 from locbench.rules.supervised import pooled
 
 SELECTIONS = ("uniform", "sequential", "repetitive", "repetitive s2")

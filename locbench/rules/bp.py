@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from locbench.networks.base import Network
 from locbench.rules.supervised import head_unit
-from locbench.training.engine import Unit
+from locbench.units import Unit
 
 
 def bp(network: Network, *, checkpoint: bool = False) -> list[Unit]:

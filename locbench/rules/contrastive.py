@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from locbench.distributed.group import place
+from locbench.distributed.tensors import gathered
 from locbench.errors import UserError
 from locbench.networks.base import Block
-from locbench.processes import place
-from locbench.training.distributed import gathered
-from locbench.training.engine import Batch
+from locbench.units import Batch
 
 
 def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from locbench.errors import UserError
 from locbench.networks.base import Block, Network, Stride
-from locbench.registry import suggest
+from locbench.plugins.entry import suggest
 from locbench.rules.contrastive import Contrastive
 
 WORDS = {"blocks": "", "stage": "1 stage", "network": "full network"}

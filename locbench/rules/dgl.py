@@ -14,7 +14,7 @@ from torch import nn
 from locbench.networks.base import Network
 from locbench.rules.auxiliary import conv_layer, scaled_or
 from locbench.rules.supervised import Supervised, local_units
-from locbench.training.engine import Unit
+from locbench.units import Unit
 
 CONVS, LINEARS = 3, 2
 QUARTER, POOLED = 4, 2  # the side is divided by the one, and then at most the other

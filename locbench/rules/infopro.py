@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from locbench.networks.base import Network, he_normal
 from locbench.rules.auxiliary import conv_layer, scaled_or
 from locbench.rules.supervised import Supervised, linear, local_units
-from locbench.training.engine import Batch, Unit
+from locbench.units import Batch, Unit
 
 HIDDEN, DECODED = 128, 12
 

@@ -14,7 +14,7 @@ from functools import partial
 from locbench.networks.base import Network
 from locbench.rules.decoders import Decoders
 from locbench.rules.sharing import Sharing
-from locbench.training.engine import Unit
+from locbench.units import Unit
 
 
 def loco(

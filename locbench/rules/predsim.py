@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from locbench.distributed.tensors import gathered
 from locbench.networks.base import Network, he_normal
 from locbench.rules.auxiliary import scaled_or
 from locbench.rules.supervised import Supervised, local_units
-from locbench.training.distributed import gathered
-from locbench.training.engine import Batch, Unit
+from locbench.units import Batch, Unit
 
 FEATURES = 512  # that the classifier sees, at most
 

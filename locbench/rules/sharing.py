@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from locbench.errors import UserError
 from locbench.networks.base import Block, Network
-from locbench.registry import suggest
+from locbench.plugins.entry import suggest
 from locbench.rules.contrastive import Contrastive
-from locbench.training.engine import Batch, Unit, trainable
+from locbench.units import Batch, Unit, trainable
 
 SHARING = ("stage", "none", "upper", "penalty", "blocks")
 OVER_MORE = ("stage", "upper")  # those that units of any number of stages can have

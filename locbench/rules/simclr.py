@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from locbench.networks.base import Network
 from locbench.rules.decoders import Decoders
-from locbench.training.engine import Unit
+from locbench.units import Unit
 
 
 def simclr(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from locbench.networks.base import Network
-from locbench.training.engine import Batch, Unit
+from locbench.units import Batch, Unit
 
 
 class Supervised(nn.Module):

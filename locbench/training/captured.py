@@ -9,14 +9,17 @@ captured: hence objectives have to say that they are `capturable`.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
-from locbench.console import say
-from locbench.processes import size
-from locbench.training.engine import Batch, Engine
+from locbench.distributed.group import size
+from locbench.training.engine import Engine
+from locbench.units import Batch
+
+logger = logging.getLogger(__name__)
 
 PLAIN = 3  # steps of a shape before it is captured: what libraries make once is made in them
 
@@ -86,7 +89,7 @@ class CapturedEngine:
             for parameter in parameters:
                 parameter.grad = None
             why = str(error).splitlines()[0]
-            say(f"steps cannot be captured as a CUDA graph, and are taken one by one: {why}")
+            logger.warning("steps are taken one by one, and not as a CUDA graph: %s", why)
             self._possible = False  # torch may not be as it was
             return
         gradients = [(p, p.grad) for p in parameters if p.grad is not None]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from locbench.distributed.group import place, share, size
 from locbench.errors import RunFailed, UserError
 from locbench.paths import write_atomic
-from locbench.processes import place, share, size
 
 # What torch raises for a file that was cut short, or that it never wrote.
 UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from locbench.data import Images
 from locbench.data.views import Settings, test_view
+from locbench.distributed.group import place, size
+from locbench.distributed.tensors import total_
 from locbench.networks.base import Network
-from locbench.processes import place, size
-from locbench.training.distributed import total_
 
 CHUNK = 500  # images at a time, at least
 GPU_PIXELS = 2_500 * 32**2  # at a time, of one colour: small images take as long as their launches

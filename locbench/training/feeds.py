@@ -17,13 +17,13 @@ from locbench.data import ImageData, Split
 from locbench.data.augmentation import Part, SimCLRAugmentation, send
 from locbench.data.crop import normalise
 from locbench.data.views import one_view
+from locbench.distributed.group import place, size
+from locbench.distributed.tensors import cut
 from locbench.errors import UserError
-from locbench.processes import place, size
-from locbench.recipes import Recipe
-from locbench.training.distributed import cut
-from locbench.training.engine import Batch
-from locbench.training.optimizers import count_steps, count_warmup
+from locbench.recipes.recipe import Recipe
+from locbench.training.schedules import count_steps, count_warmup
 from locbench.training.seeds import generator, stream
+from locbench.units import Batch
 
 
 class Feed(ABC):

@@ -10,23 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from locbench.cost.activations import SavedBytes
 from locbench.data import ImageData
+from locbench.distributed.group import place
+from locbench.distributed.norms import synchronise
+from locbench.distributed.tensors import total_
 from locbench.errors import UserError
 from locbench.networks import make_network
-from locbench.processes import place
-from locbench.recipes import Recipe
+from locbench.recipes.recipe import Recipe
+from locbench.recipes.schema import EpochCosine
 from locbench.rules import build_units
 from locbench.training.captured import stepping
 from locbench.training.checkpoints import load_shared, save_checkpoint
-from locbench.training.distributed import total_
-from locbench.training.engine import Engine, Unit
+from locbench.training.engine import Engine
 from locbench.training.evaluate import evaluate
 from locbench.training.feeds import make_feed
 from locbench.training.guard import Diverged, FiniteGuard, pick_precision
-from locbench.training.norms import synchronise
-from locbench.training.optimizers import learning_rate, make_optimizer
+from locbench.training.optimizers import make_optimizer
+from locbench.training.saved_bytes import SavedBytes
+from locbench.training.schedules import epoch_cosine, warmup_cosine
 from locbench.training.seeds import derive
+from locbench.units import Unit
 
 WINDOWS = 200  # how often the losses are read in a run, at least
 LONGEST_WINDOW = 50  # steps between two readings, and between two checkpoints, at most
@@ -101,8 +104,10 @@ class Trainer:
 
     def learning_rate(self, done: int) -> float:
         """The rate of the step that comes after `done` steps."""
-        recipe = self.recipe
-        return learning_rate(recipe.schedule, recipe.optimizer.lr, done, self.feed)
+        schedule, peak, feed = self.recipe.schedule, self.recipe.optimizer.lr, self.feed
+        if isinstance(schedule, EpochCosine):
+            return epoch_cosine(min(feed.epoch(done) + 1, schedule.epochs), schedule, peak)
+        return warmup_cosine(done, feed.total, feed.steps(schedule.warmup_epochs), peak)
 
     def train_step(self) -> None:
         """One step of all units; losses stay on the device."""

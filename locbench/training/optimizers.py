@@ -1,19 +1,13 @@
-"""Optimizers and learning-rate schedules by the names the recipes use."""
+"""Optimizers by the names the recipes use."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from locbench.recipes import SGD, EpochCosine, Schedule
-from locbench.recipes import Optimizer as Lars
-
-if TYPE_CHECKING:
-    from locbench.training.feeds import Feed
+from locbench.recipes.schema import SGD, Lars
 
 
 def make_optimizer(
@@ -63,42 +57,3 @@ def make_optimizer(
     from timm.optim.lars import Lars as TimmLars
 
     return TimmLars(groups, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)
-
-
-def learning_rate(schedule: Schedule | EpochCosine, base: float, step: int, feed: Feed) -> float:
-    """The rate of a step, counted from 0; `base` is the optimizer's, the peak."""
-    if isinstance(schedule, EpochCosine):
-        return epoch_cosine(min(feed.epoch(step) + 1, schedule.epochs), schedule, base)
-    return warmup_cosine(step, feed.total, feed.steps(schedule.warmup_epochs), base)
-
-
-def epoch_cosine(epoch: int, schedule: EpochCosine, base: float) -> float:
-    """The rate of an epoch, counted from 1: half a cosine that is 0 in the last (AugLocal's code).
-
-    Over the warm-up's epochs it is mixed with `warmup_lr`, which the first has.
-    """
-    rate = 0.5 * base * (1 + math.cos(math.pi * epoch / schedule.epochs))
-    if epoch > schedule.warmup_epochs:
-        return rate
-    share = (epoch - 1) / schedule.warmup_epochs
-    return rate * share + schedule.warmup_lr * (1 - share)
-
-
-def warmup_cosine(step: int, total: int, warmup: int, base: float) -> float:
-    """Linear from 0 to `base` over `warmup` steps, then half a cosine to 0 over the rest.
-
-    The schedule of the SimCLR code, per step, without restart (LoCo sec. 5.1).
-    """
-    if step < warmup:
-        return base * step / warmup
-    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def count_steps(images: int, epochs: float, batch: int) -> int:
-    """Steps of a schedule: images * epochs // batch + 1, as the SimCLR code counts."""
-    return int(images * epochs) // batch + 1
-
-
-def count_warmup(images: int, epochs: float, batch: int) -> int:
-    """Steps of the warm-up: images * epochs // batch, rounded down as in the SimCLR code."""
-    return int(images * epochs) // batch

@@ -24,7 +24,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import to_pil_image
 
 from locbench.data.augmentation import SimCLRAugmentation, kernel_size
-from locbench.recipes import Augmentation
+from locbench.recipes.schema import Augmentation
 
 AUG = Augmentation()
 

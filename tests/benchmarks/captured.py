@@ -17,7 +17,8 @@ import time
 import torch
 
 from locbench.data import ImageData, Split
-from locbench.recipes import Recipe, load_recipe
+from locbench.recipes.load import load_recipe
+from locbench.recipes.recipe import Recipe
 from locbench.training.captured import PLAIN
 from locbench.training.loop import Trainer
 

@@ -22,10 +22,10 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import locbench  # noqa: E402, F401 - before torch: it sets how OpenMP's threads wait
-from locbench.cost.activations import SavedBytes  # noqa: E402
 from locbench.data import load_data  # noqa: E402
-from locbench.recipes import load_recipe  # noqa: E402
+from locbench.recipes.load import load_recipe  # noqa: E402
 from locbench.training.loop import Trainer  # noqa: E402
+from locbench.training.saved_bytes import SavedBytes  # noqa: E402
 
 RULES = ("simclr", "gim", "loco")
 SIDE = 64

@@ -78,7 +78,7 @@ def official(case: str, checkout: Path, batch: int) -> tuple[nn.Module, dict[str
 def ours(case: str):
     """Our ResNet-32, its engine, and its parameters in the order of the official code's."""
     from locbench.networks import make_network
-    from locbench.recipes import Network
+    from locbench.recipes.schema import Network
     from locbench.rules import build_units
     from locbench.training.engine import Engine
 
@@ -159,7 +159,7 @@ def official_losses(case: str, checkout: Path) -> list[list[float]]:
 
 def our_losses(case: str) -> list[list[float]]:
     """As `official_losses`, by our engine."""
-    from locbench.training.engine import Batch
+    from locbench.units import Batch
 
     network, units, engine_type, parameters = ours(case)
     for module in (network, *(unit.objective for unit in units)):
@@ -251,7 +251,7 @@ class Augmented(torch.utils.data.Dataset):
 def our_trainer(case: str, precision: str, batch: int, batches: int):
     """Our trainer on as many images: its step is augmentation, losses, guard and optimizer."""
     from locbench.data import ImageData, Split
-    from locbench.recipes import load_recipe
+    from locbench.recipes.load import load_recipe
     from locbench.training.loop import Trainer
 
     overrides = {"training.batch": batch, "training.precision": precision}

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import torch
 
-from locbench import processes
 from locbench.data import load_data
-from locbench.recipes import load_recipe
+from locbench.distributed import group as processes
+from locbench.recipes.load import load_recipe
 from locbench.training.loop import Trainer
 
 CLOCKS = {"clock": time.perf_counter, "processor": time.process_time}

@@ -13,21 +13,13 @@ from torch import Tensor, nn
 from locbench import networks
 from locbench.data import ImageData, Split
 from locbench.networks import Network
-from locbench.recipes import (
-    SGD,
-    Augmentation,
-    Crop,
-    Data,
-    Optimizer,
-    Probe,
-    Recipe,
-    Schedule,
-    Training,
-)
-from locbench.recipes import Network as Settings
-from locbench.registry import RULES
+from locbench.plugins.registry import RULES
+from locbench.recipes.recipe import Recipe
+from locbench.recipes.schema import SGD, Augmentation, Crop, Data, Lars, Probe, Schedule, Training
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
-from locbench.training.engine import Batch, Engine, Unit
+from locbench.training.engine import Engine
+from locbench.units import Batch, Unit
 
 TINY = Settings(width=0.125, blocks=1, stem="small")
 SIDE = 16
@@ -176,7 +168,7 @@ def small_recipe(rule: str, settings: dict[str, Any] | None = None, **sections: 
             "data": Data("shapes", SIDE),
             "augmentation": Crop(padding=2) if labels else Augmentation(),
             "network": TINY,
-            "optimizer": SGD() if labels else Optimizer(lr=0.5),
+            "optimizer": SGD() if labels else Lars(lr=0.5),
             "schedule": Schedule(epochs=2, warmup_epochs=0.5),
             "training": Training(batch=8, precision="fp32"),
             "probe": Probe(epochs=3, lr=1.0, batch=8, milestones=(2,), augment=False, blocks="all"),

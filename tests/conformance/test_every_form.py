@@ -17,17 +17,19 @@ from conformance_kit import (
 )
 from forms import FORMS, form_name
 
-from locbench.audit import audit
-from locbench.cost.activations import SavedBytes
-from locbench.cost.counts import counts
-from locbench.cost.operations import parameters
-from locbench.cost.traced import trace
-from locbench.recipes import Network as Settings
-from locbench.recipes import Training
+from locbench.evaluation.audit import audit
+from locbench.evaluation.cost.case import Case
+from locbench.evaluation.cost.counts import counts
+from locbench.evaluation.cost.operations import parameters
+from locbench.evaluation.cost.traced import trace
+from locbench.recipes.schema import Network as Settings
+from locbench.recipes.schema import Training
 from locbench.rules import build_units
 from locbench.training import loop
-from locbench.training.engine import Batch, Engine
+from locbench.training.engine import Engine
 from locbench.training.loop import Trainer
+from locbench.training.saved_bytes import SavedBytes
+from locbench.units import Batch
 
 DEEP = Settings(width=0.125, blocks=3, stem="small")
 every_form = pytest.mark.parametrize(("rule", "settings"), FORMS, ids=form_name)
@@ -77,7 +79,7 @@ def test_the_audit_holds_and_tells_ties_from_what_is_updated(rule, settings):
 )
 def test_what_it_costs_can_be_counted_and_traced(rule, settings):
     recipe = small_recipe(rule, settings, network=DEEP, training=Training(4, "fp32"))
-    traced = trace(recipe, rule, "resnet50", CLASSES)
+    traced = trace(Case(recipe, rule, "resnet50", CLASSES))
     net = make_network("resnet50", DEEP)
     net.resolution = side = recipe.data.resolution
     units = build_units(rule, net, settings)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from conformance_kit import CLASSES, fake_data, make_batch, make_network, small_recipe
 from torch import nn
 
-from locbench.probe import LinearProbe
-from locbench.training.engine import Engine, Unit
+from locbench.evaluation.probe import LinearProbe
+from locbench.training.engine import Engine
+from locbench.units import Unit
 
 
 class Classify(nn.Module):

@@ -13,7 +13,7 @@ from conformance_kit import (
     plain_loss,
 )
 
-from locbench.audit import audit
+from locbench.evaluation.audit import audit
 
 pytestmark = pytest.mark.usefixtures("float64")
 

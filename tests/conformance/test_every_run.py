@@ -11,18 +11,19 @@ import pytest
 import torch
 from conformance_kit import FINGERPRINT, SIDE, fake_data, small_recipe
 
-from locbench import execute as execution
 from locbench.data import Split
-from locbench.execute import ENCODER, execute
-from locbench.probe import LinearProbe
-from locbench.recipes import Training
-from locbench.records import Record, Store
-from locbench.registry import RULES
-from locbench.runs import RunSpec, plan_probe
+from locbench.evaluation.probe import LinearProbe
+from locbench.plugins.registry import RULES
+from locbench.recipes.schema import Training
+from locbench.runs import executor as execution
+from locbench.runs.context import Workshop
+from locbench.runs.executor import ENCODER, execute
+from locbench.runs.record import Record
+from locbench.runs.spec import RunSpec, plan_probe
+from locbench.runs.store import Store
 from locbench.training import loop
 from locbench.training.checkpoints import load_encoder
 from locbench.training.loop import Trainer
-from locbench.workshop import Workshop
 
 CPU = torch.device("cpu")
 # One setting of each rule with another value than its own.
@@ -225,9 +226,9 @@ def test_ids_depend_on_what_decides_the_result_and_on_nothing_else(rule, network
 
 def test_ids_are_the_same_in_another_process():
     code = """
-from locbench.recipes import load_recipe
-from locbench.registry import NETWORKS, RULES
-from locbench.runs import plan_probe
+from locbench.recipes.load import load_recipe
+from locbench.plugins.registry import NETWORKS, RULES
+from locbench.runs.spec import plan_probe
 names = {"views": "loco/imagenet", "label": "auglocal/cifar10"}
 recipes = {learns: load_recipe(name, "smoke") for learns, name in names.items()}
 fingerprint = {"name": "fake", "version": 1, "checksum": "0"}

@@ -15,10 +15,10 @@ from conformance_kit import (
 )
 from forms import form_name
 
-from locbench.audit import audit
-from locbench.recipes import Network as Settings
-from locbench.recipes import Training
-from locbench.registry import NETWORKS, RULES
+from locbench.evaluation.audit import audit
+from locbench.plugins.registry import NETWORKS, RULES
+from locbench.recipes.schema import Network as Settings
+from locbench.recipes.schema import Training
 from locbench.training import loop
 from locbench.training.loop import Trainer
 

@@ -36,7 +36,7 @@ from locbench.data.augmentation import (
     rotate_hue_,
 )
 from locbench.data.resample import Crops, draw_crops, resample
-from locbench.recipes import Augmentation
+from locbench.recipes.schema import Augmentation
 
 AUG = Augmentation()
 DRAWS = 3000

@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 
 from locbench.data.crop import CropAugmentation, Shifts, evaluation_view, normalise
 from locbench.errors import UserError
-from locbench.recipes import Crop
+from locbench.recipes.schema import Crop
 
 # CIFAR-10, SVHN and STL-10 as published.
 CIFAR10 = Crop(

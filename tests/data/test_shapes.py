@@ -27,7 +27,7 @@ from locbench.data.scenes import (
 from locbench.data.settings import ShapesSettings
 from locbench.data.shapes import shapes
 from locbench.errors import UserError
-from locbench.registry import DATASETS
+from locbench.plugins.registry import DATASETS
 
 SMALL = ShapesSettings(train=60, test=40)
 

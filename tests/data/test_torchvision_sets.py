@@ -22,10 +22,10 @@ from PIL import Image
 
 from locbench.data import ImageData, Split, load_data, reduced, sources, subset, torchvision_sets
 from locbench.data.fingerprint import fingerprint
-from locbench.data.sources import OFFICIAL
 from locbench.data.streaming import StreamingSplit
 from locbench.errors import UserError
-from locbench.registry import DATASETS
+from locbench.plugins.registry import DATASETS
+from locbench.published.datasets import OFFICIAL
 
 NAMES = ("cifar10", "svhn", "stl10")
 CIFAR_CLASSES = [f"cifar class {k}" for k in range(10)]

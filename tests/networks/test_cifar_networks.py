@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from locbench.cost.operations import multiply_adds, parameters
+from locbench.evaluation.cost.operations import multiply_adds, parameters
 from locbench.networks import Network
 from locbench.networks.base import he_normal
-from locbench.recipes import Network as Settings
-from locbench.registry import NETWORKS
+from locbench.plugins.registry import NETWORKS
+from locbench.recipes.schema import Network as Settings
 
 # Blocks: AugLocal's local layers (its sec. 4.2). Parameters at 10 classes: of the ResNets,
 # AugLocal's code; of the others, the code of kuangliu/pytorch-cifar (commit 49b7aa9). That counts

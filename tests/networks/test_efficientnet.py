@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from locbench.networks.efficientnet import efficientnet_b0, mbconv
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 
 
 def meta(**settings):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from locbench.networks.mobilenet import InvertedResidual, mobilenet_v2
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 
 
 def meta(**settings):

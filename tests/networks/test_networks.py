@@ -9,8 +9,8 @@ from torch import nn
 from locbench.errors import UserError
 from locbench.networks import Block, Network
 from locbench.networks.base import STEMS
-from locbench.recipes import Network as Settings
-from locbench.registry import NETWORKS
+from locbench.plugins.registry import NETWORKS
+from locbench.recipes.schema import Network as Settings
 
 TINY = Settings(width=0.125, blocks=1, stem="small")
 PUBLISHED = Settings()

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from locbench.audit import audit
-from locbench.cost.operations import CONV_AND_LINEAR, multiply_adds_of_each, parameters
+from locbench.evaluation.audit import audit
+from locbench.evaluation.cost.operations import CONV_AND_LINEAR, multiply_adds_of_each, parameters
 from locbench.networks import Network
 from locbench.networks.presnet import Basic, Bottleneck, resized
 from locbench.paths import tables_dir
-from locbench.recipes import Network as Settings
-from locbench.registry import NETWORKS
+from locbench.plugins.registry import NETWORKS
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
 from locbench.rules.auxiliary import carried_strides
 

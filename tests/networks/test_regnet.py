@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from locbench.networks.regnet import bottleneck, regnetx_400mf
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 
 
 def meta(**settings):

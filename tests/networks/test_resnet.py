@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from locbench.networks.resnet import basic, bottleneck, resnet34, resnet50, resnet101
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 
 BUILDS = pytest.mark.parametrize("build", [resnet34, resnet50, resnet101])
 

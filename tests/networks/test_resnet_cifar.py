@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from locbench.networks.resnet import basic
 from locbench.networks.resnet_cifar import resnet32, resnet110
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 
 
 def meta(build, **settings):

@@ -5,7 +5,7 @@ import torch
 from torchvision.models.shufflenetv2 import InvertedResidual
 
 from locbench.networks.shufflenet import ShuffleUnit, shufflenet_v2_50
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 
 
 def meta(**settings):

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from locbench.cost.operations import multiply_adds, parameters
+from locbench.evaluation.cost.operations import multiply_adds, parameters
 from locbench.networks.vgg import convolution, vgg13, vgg19
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 
 POOLING = (2, 4, 8, 12)  # the blocks that begin with a pooling: after convolutions 2, 4, 8 and 12
 

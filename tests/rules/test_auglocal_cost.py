@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from locbench.cost.operations import CONV_AND_LINEAR, multiply_adds
+from locbench.evaluation.cost.operations import CONV_AND_LINEAR, multiply_adds
 from locbench.networks import Network, make_network
 from locbench.paths import tables_dir
-from locbench.recipes import Network as Settings
+from locbench.published.load import load_table
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
 from locbench.rules.auxiliary import Auxiliary, hidden_layers, select
-from locbench.tables import load_table
 
 pytestmark = pytest.mark.usefixtures("nothing_drawn")
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from locbench.errors import UserError
 from locbench.networks import Block, Network, make_network
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
 from locbench.rules.auxiliary import Auxiliary, carried_strides, hidden_layers, select
-from locbench.training.engine import Unit
+from locbench.units import Unit
 
 pytestmark = pytest.mark.usefixtures("nothing_drawn")
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from locbench.networks import Network, make_network
-from locbench.recipes import Network as Settings
-from locbench.recipes import load_recipe
+from locbench.recipes.load import load_recipe
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
 from locbench.rules.auxiliary import select
-from locbench.training.engine import Unit
+from locbench.units import Unit
 
 pytestmark = pytest.mark.usefixtures("nothing_drawn")
 

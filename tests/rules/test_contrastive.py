@@ -8,10 +8,10 @@ from torch import nn
 
 from locbench.errors import UserError
 from locbench.networks import Block
-from locbench.recipes import Network as Settings
-from locbench.registry import NETWORKS
+from locbench.plugins.registry import NETWORKS
+from locbench.recipes.schema import Network as Settings
 from locbench.rules.contrastive import Contrastive, Decoder, info_nce, mlp
-from locbench.training.engine import Batch
+from locbench.units import Batch
 
 TINY = Settings(width=0.125, blocks=1, stem="small")
 

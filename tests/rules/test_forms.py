@@ -10,12 +10,13 @@ import torch
 
 from locbench.errors import UserError
 from locbench.networks import make_network
-from locbench.recipes import Network as Settings
-from locbench.recipes import load_recipe
-from locbench.registry import NETWORKS
+from locbench.plugins.registry import NETWORKS
+from locbench.recipes.load import load_recipe
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units, known_to
-from locbench.runs import plan_cost, plan_probe
-from locbench.training.engine import Batch, Engine
+from locbench.runs.spec import plan_cost, plan_probe
+from locbench.training.engine import Engine
+from locbench.units import Batch
 
 DEEP = Settings(width=0.125, blocks=3, stem="small")
 LAMBDA = 0.01

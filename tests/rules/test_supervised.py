@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from locbench.data import ImageData, Split
 from locbench.networks import Network, make_network
-from locbench.recipes import Network as Settings
-from locbench.recipes import load_recipe
+from locbench.recipes.load import load_recipe
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
 from locbench.rules.infopro import Reconstruction
 from locbench.rules.predsim import SimilarityMatching, pooled_to, similarity, spread
-from locbench.training.engine import Batch, Engine, Unit
+from locbench.training.engine import Engine
 from locbench.training.feeds import make_feed
+from locbench.units import Batch, Unit
 
 SMALL = Settings(width=0.5, blocks=2)
 LOCAL = ("dgl", "predsim", "infopro", "auglocal")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from locbench.errors import UserError
-from locbench.recipes import Network as Settings
-from locbench.recipes import load_recipe
-from locbench.registry import NETWORKS, RULES
+from locbench.plugins.registry import NETWORKS, RULES
+from locbench.recipes.load import load_recipe
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units, check_settings
-from locbench.training.engine import Batch
+from locbench.units import Batch
 
 TINY = Settings(width=0.125, blocks=1, stem="small")
 STOPS = {"resnet50": (4, 8, 14, 17), "shufflenet_v2_50": (4, 8, 14, 18)}

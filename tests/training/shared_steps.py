@@ -22,18 +22,18 @@ import readme_rule
 import torch
 from tiny import BATCH, NETWORK, SIDE, same, tiny_data, tiny_recipe, tiny_trainer
 
-from locbench import probe as probes
-from locbench import processes
+from locbench.distributed import group as processes
+from locbench.evaluation import probe as probes
+from locbench.evaluation.probe import LinearProbe
 from locbench.networks import make_network
-from locbench.outside import rule_name
-from locbench.probe import LinearProbe
-from locbench.recipes import Probe, Schedule, Training
-from locbench.registry import RULES
+from locbench.plugins.registry import RULES
+from locbench.plugins.rule_files import rule_name
+from locbench.recipes.schema import Probe, Schedule, Training
 from locbench.rules.contrastive import Contrastive
 from locbench.training import evaluate, loop
-from locbench.training.engine import Batch
 from locbench.training.guard import Diverged
 from locbench.training.loop import Trainer
+from locbench.units import Batch
 
 STEPS = 3
 IMAGES = 23  # the last batch of an epoch, the third, has 7: processes have unlike shares of it

@@ -9,12 +9,13 @@ from tiny import tiny_trainer
 from torch import nn
 
 from locbench.networks import make_network
-from locbench.recipes import Network
-from locbench.registry import RULES
+from locbench.plugins.registry import RULES
+from locbench.recipes.schema import Network
 from locbench.rules import build_units
 from locbench.training import captured
 from locbench.training.captured import PLAIN, CapturedEngine, stepping
-from locbench.training.engine import Batch, Engine, Unit
+from locbench.training.engine import Engine
+from locbench.units import Batch, Unit
 
 GPU = torch.device("cuda")  # is only named
 DEEP = Network(width=0.125, blocks=3, stem="small")

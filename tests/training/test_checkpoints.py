@@ -12,10 +12,10 @@ from tiny import NETWORK, same, tiny_recipe, tiny_trainer
 from torch import Tensor
 from torchvision.models import resnet50 as theirs
 
-from locbench.encoders import load_into
 from locbench.errors import RunFailed, UserError
 from locbench.networks.resnet import resnet50
-from locbench.recipes import Network
+from locbench.recipes.schema import Network
+from locbench.runs.encoders import load_into
 from locbench.training.checkpoints import (
     load_checkpoint,
     load_encoder,

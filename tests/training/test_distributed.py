@@ -9,11 +9,11 @@ from launched import two_processes
 from shared_steps import CASES, CHUNK, know_barlow, probed, three_steps
 from tiny import same, tiny_data, tiny_recipe
 
-from locbench import probe as probes
-from locbench import processes
+from locbench.distributed import group as processes
 from locbench.errors import UserError
-from locbench.recipes import Training
-from locbench.registry import RULES
+from locbench.evaluation import probe as probes
+from locbench.plugins.registry import RULES
+from locbench.recipes.schema import Training
 from locbench.training import evaluate
 from locbench.training.feeds import make_feed
 

@@ -11,10 +11,11 @@ from pairs import FAMILIES
 from tiny import NETWORK
 from torch import Tensor, nn
 
-from locbench.registry import NETWORKS
+from locbench.distributed.tensors import Reduction
+from locbench.plugins.registry import NETWORKS
 from locbench.rules import build_units
-from locbench.training.distributed import Reduction
-from locbench.training.engine import Batch, Engine, Unit
+from locbench.training.engine import Engine
+from locbench.units import Batch, Unit
 
 WIDTHS = (3, 4, 6, 4, 8, 4, 6, 4)  # of seven blocks
 

@@ -11,11 +11,12 @@ from pairs import PAIRS
 from tiny import SIDE
 from torch import Tensor, nn
 
-from locbench.cost.activations import SavedBytes, allocation_peak
 from locbench.networks import Network, make_network
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
-from locbench.training.engine import Batch, Engine, Unit
+from locbench.training.engine import Engine
+from locbench.training.saved_bytes import SavedBytes, allocation_peak
+from locbench.units import Batch, Unit
 
 HUGE = 1 << 30
 

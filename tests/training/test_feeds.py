@@ -11,9 +11,9 @@ from locbench.data import Split
 from locbench.data.augmentation import ResizedCropAugmentation
 from locbench.data.crop import normalise
 from locbench.errors import UserError
-from locbench.recipes import Crop, EpochCosine, ResizedCrop, Schedule, Training
+from locbench.recipes.schema import Crop, EpochCosine, ResizedCrop, Schedule, Training
 from locbench.training.feeds import make_feed
-from locbench.training.optimizers import epoch_cosine
+from locbench.training.schedules import epoch_cosine
 
 CPU = torch.device("cpu")
 STEPS_AN_EPOCH = 4  # of 8, 8, 8 and 2 images

@@ -9,10 +9,10 @@ from tiny import SIDE, STEPS, same, tiny_data, tiny_recipe, tiny_trainer, weight
 from torch import Tensor, nn
 
 from locbench.errors import RunFailed, UserError
-from locbench.execute import Workshop, execute
-from locbench.records import Store
 from locbench.rules.contrastive import Contrastive
-from locbench.runs import RunSpec, plan_training
+from locbench.runs.executor import Workshop, execute
+from locbench.runs.spec import RunSpec, plan_training
+from locbench.runs.store import Store
 from locbench.training import guard as guards
 from locbench.training import loop
 from locbench.training.guard import Diverged, FiniteGuard, pick_device, pick_precision

@@ -6,11 +6,11 @@ from pairs import FAMILIES, PAIRS
 from tiny import BATCH, IMAGES, SIDE, STEPS, tiny_data, tiny_recipe, tiny_trainer
 from torch import nn
 
-from locbench.cost.activations import SavedBytes
 from locbench.errors import UserError
-from locbench.recipes import Schedule, Training
+from locbench.recipes.schema import Schedule, Training
 from locbench.training import loop
 from locbench.training.loop import Trainer, unit_name
+from locbench.training.saved_bytes import SavedBytes
 from locbench.training.seeds import stream
 
 LAST = torch.channels_last

@@ -16,13 +16,14 @@ from shared_steps import trainer_of as started
 from tiny import NETWORK, SIDE, same, tiny_data, tiny_recipe, weights
 from torch import Tensor
 
-from locbench.recipes import Network
-from locbench.registry import RULES
-from locbench.training import captured, distributed, loop
+from locbench.distributed import tensors as distributed
+from locbench.plugins.registry import RULES
+from locbench.recipes.schema import Network
+from locbench.training import captured, loop
 from locbench.training.captured import PLAIN, CapturedEngine
-from locbench.training.engine import Batch
 from locbench.training.guard import Diverged
 from locbench.training.loop import Trainer
+from locbench.units import Batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

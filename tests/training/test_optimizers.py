@@ -9,10 +9,12 @@ from tiny import NETWORK
 from torch import Tensor, nn
 
 from locbench.networks.resnet import resnet50
-from locbench.recipes import Optimizer
+from locbench.recipes.schema import Lars
 from locbench.rules import build_units
-from locbench.training.engine import Batch, Engine
-from locbench.training.optimizers import count_steps, count_warmup, make_optimizer, warmup_cosine
+from locbench.training.engine import Engine
+from locbench.training.optimizers import make_optimizer
+from locbench.training.schedules import count_steps, count_warmup, warmup_cosine
+from locbench.units import Batch
 
 STEPS = 30
 
@@ -24,7 +26,7 @@ class SimCLRLars:
     convolutions and linear layers); v = m * v + lr * trust * g; w -= v.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: Optimizer) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: Lars) -> None:
         self.parameters, self.settings = list(parameters), settings
         self.velocity = [torch.zeros_like(p) for p in self.parameters]
         self.lr = settings.lr
@@ -49,9 +51,7 @@ class Race:
     `branches` sets the scale of the residual branches, which start from 0 in our networks.
     """
 
-    def __init__(
-        self, settings: Optimizer, dtype: torch.dtype, branches: float | None = 1.0
-    ) -> None:
+    def __init__(self, settings: Lars, dtype: torch.dtype, branches: float | None = 1.0) -> None:
         torch.manual_seed(0)
         self.net = resnet50(NETWORK, num_classes=4).train()
         self.units = build_units("loco", self.net, {})
@@ -111,7 +111,7 @@ class Race:
     [(4.8, 1e-6, torch.float32), (4.8, 0.0, torch.float64), (1.2, 1e-6, torch.float64)],
 )
 def test_lars_is_that_of_simclr_at_a_constant_rate(lr, weight_decay, dtype):
-    race = Race(Optimizer(lr=lr, weight_decay=weight_decay), dtype)
+    race = Race(Lars(lr=lr, weight_decay=weight_decay), dtype)
     race.run([lr] * STEPS)
     assert max(race.apart()) < 1e-5
     assert min(race.moved()) > 0.01
@@ -120,7 +120,7 @@ def test_lars_is_that_of_simclr_at_a_constant_rate(lr, weight_decay, dtype):
 
 def test_weights_without_a_gradient_shrink_in_simclr_and_not_in_timm():
     # The first step of zero-initialised residual branches: |g| is wd * |w| there and 0 here.
-    settings = Optimizer(lr=4.8)
+    settings = Lars(lr=4.8)
     race = Race(settings, torch.float64, branches=0.0)
     gradients = race.run([settings.lr])[0]
     behind = [k for k, gradient in enumerate(gradients) if not gradient.any()]
@@ -139,7 +139,7 @@ def test_weights_without_a_gradient_shrink_in_simclr_and_not_in_timm():
 
 
 def test_under_a_schedule_timm_weights_old_gradients_with_the_present_rate():
-    settings = Optimizer(lr=1.2)
+    settings = Lars(lr=1.2)
     rates = [warmup_cosine(step, STEPS, 5, settings.lr) for step in range(STEPS)]
     race = Race(settings, torch.float64)
     history = race.run(rates)
@@ -165,7 +165,7 @@ def test_under_a_schedule_timm_weights_old_gradients_with_the_present_rate():
 def test_groups_of_parameters():
     torch.manual_seed(0)
     net = resnet50(NETWORK, num_classes=4)
-    settings = Optimizer(lr=0.7, momentum=0.8, weight_decay=1e-3, trust=0.01)
+    settings = Lars(lr=0.7, momentum=0.8, weight_decay=1e-3, trust=0.01)
     optimizer = make_optimizer(net.parameters(), settings)
     adapted, plain = optimizer.param_groups
     assert (adapted["weight_decay"], adapted["always_adapt"]) == (1e-3, True)

@@ -7,12 +7,13 @@ import torch
 from pairs import FAMILIES
 from torch import nn
 
-from locbench.cost.activations import SavedBytes
 from locbench.networks import make_network
-from locbench.recipes import Network as Settings
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
-from locbench.training.engine import Batch, Engine
+from locbench.training.engine import Engine
 from locbench.training.recompute import recomputed
+from locbench.training.saved_bytes import SavedBytes
+from locbench.units import Batch
 
 SIDE = 16
 

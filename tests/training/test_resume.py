@@ -13,7 +13,7 @@ import torch
 from tiny import STEPS, same, tiny_recipe, tiny_trainer
 
 from locbench.paths import PACKAGE, discard_drafts
-from locbench.recipes import Recipe
+from locbench.recipes.recipe import Recipe
 from locbench.training import checkpoints, loop
 from locbench.training.checkpoints import load_checkpoint
 from locbench.training.engine import Engine

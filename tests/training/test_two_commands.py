@@ -23,7 +23,7 @@ SETS |= {"network.width": 0.25, "schedule.epochs": 2, "training.batch": 8}
 TWICE = """
 import os, time
 from pathlib import Path
-from locbench import cli
+from locbench.cli import app as cli
 from locbench.training.loop import Trainer
 
 fit = Trainer.fit

@@ -8,18 +8,9 @@ import torch
 from torch import Tensor
 
 from locbench.data import ImageData, Split
-from locbench.recipes import (
-    SGD,
-    Augmentation,
-    Crop,
-    Data,
-    Network,
-    Optimizer,
-    Recipe,
-    Schedule,
-    Training,
-)
-from locbench.registry import RULES
+from locbench.plugins.registry import RULES
+from locbench.recipes.recipe import Recipe
+from locbench.recipes.schema import SGD, Augmentation, Crop, Data, Lars, Network, Schedule, Training
 from locbench.training.loop import Trainer
 
 SIDE, IMAGES, BATCH, EPOCHS = 16, 26, 8, 3
@@ -46,7 +37,7 @@ def tiny_recipe(
         "data": Data("shapes", SIDE),
         "augmentation": Crop(padding=2) if labels else Augmentation(),
         "network": NETWORK,
-        "optimizer": SGD(lr=lr) if labels else Optimizer(lr=lr),
+        "optimizer": SGD(lr=lr) if labels else Lars(lr=lr),
         "schedule": Schedule(EPOCHS, warmup_epochs=1.0),
         "training": Training(BATCH, precision),
     }

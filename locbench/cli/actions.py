@@ -1,0 +1,349 @@
+"""What the commands do, between the parsed arguments and what is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from locbench.cli.progress import describe, outcome, say, terminal, watching
+from locbench.data.fingerprint import fingerprint
+from locbench.distributed import group as processes
+from locbench.errors import UserError
+from locbench.locks import alone, holder
+from locbench.plugins.entry import FILE
+from locbench.plugins.registry import NETWORKS, RULES
+from locbench.plugins.rule_files import known_from, rule_names
+from locbench.recipes.load import load_recipe, recipe_from_dict, with_overrides
+from locbench.recipes.recipe import Recipe
+from locbench.recipes.schema import Network
+from locbench.recipes.validation import parse_overrides
+from locbench.report.baselines import margin_lines, margins
+from locbench.report.formats import render as render_report
+from locbench.report.frame import claim_values, frame
+from locbench.report.layout import JudgedClaim, Report
+from locbench.runs import spec as run_specs
+from locbench.runs.context import Workshop
+from locbench.runs.estimate import Estimate, duration, estimate, known_records, size, total
+from locbench.runs.plan import Plan, execute_or_load, run_all, to_run
+from locbench.runs.record import Record
+from locbench.runs.spec import FIRST_SEED, RunSpec
+from locbench.runs.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from locbench.published.load import Table
+
+# What a run's identity says of its data besides the set's fingerprint: the recipe has it too.
+OF_RECIPE = ("resolution", "train_images", "classifier")
+ENCODER_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def set_aside(specs: list[RunSpec], store: Store) -> None:
+    """Move these runs to RUNS/set-aside: they are run afresh, and nothing measured is lost.
+
+    What was measured on a pretraining goes with it: its encoder will be another one. UserError,
+    and nothing is moved, where another process is at one of them.
+    """
+    if processes.rank():
+        return  # the first process does so
+    moved = {spec.id for spec in specs}
+    followers = {record.id for record in store.readable() if record.parent in moved}
+    there = [id for id in sorted(moved | followers) if store.folder(id).exists()]
+    for id in there:
+        if (who := holder(store.lock(id))) is not None:
+            raise UserError(f"{who} is at {id}: stop it or wait for it, then use --fresh")
+    for id in there:
+        with alone(store.lock(id), f"at {id}"):  # from now on, if it was quicker
+            store.set_aside(id)
+
+
+def announce(plan: Plan, store: Store) -> None:
+    """Say on stderr what will be run and roughly how long it takes; nothing if all is there.
+
+    And which of the further rules are in no cell that is run.
+    """
+    _say_idle(plan)
+    waiting = to_run(plan.runs(), store)
+    if waiting:
+        known = known_records(store)
+        guesses = [estimate(spec, known, build=True) for spec in waiting]
+        say(_summary(plan, store, guesses))
+
+
+def _say_idle(plan: Plan) -> None:
+    own = [p for p in plan.cells if p.cell.row.further and p.specs and not p.later]
+    run = {planned.cell.fill["rule"] for planned in own}
+    for rule in rule_names(plan.options.rules):
+        if rule not in run:
+            say(
+                f"{plan.table.name}: nothing is run of rule {rule} with these rows and columns; "
+                "all that there is: --rows all --columns all"
+            )
+
+
+def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console) -> None:
+    """Every run still to be done, with time and disk; with `fresh` as if there were no records."""
+    waiting = plan.runs() if fresh else to_run(plan.runs(), store)
+    known = known_records(store)
+    # Networks have to be built, which takes torch, where no run of their shape can be at hand.
+    guesses = [estimate(spec, known, build=plan.options.scale != "smoke") for spec in waiting]
+    _say_idle(plan)
+    for name in plan.assumed:
+        say(f"{name} is not here: planned as it was published")
+    if as_json:
+        planned = zip(waiting, guesses, strict=True)
+        out.print_json(json.dumps([{"run": spec.id, **asdict(guess)} for spec, guess in planned]))
+        return
+    out.print(_summary(plan, None if fresh else store, guesses), markup=False)
+    for spec, guess in zip(waiting, guesses, strict=True):
+        took = ("~" if guess.rough else "") + duration(guess.seconds)
+        out.print(f"  {describe(spec):<48}{took:>10} {size(guess.kept_bytes):>10}", markup=False)
+
+
+def _summary(plan: Plan, store: Store | None, guesses: list[Estimate]) -> str:
+    """What is there, what is to be done and what that takes; without a store nothing is there."""
+    specs = plan.runs()
+    records = [store.load(spec.id) for spec in specs] if store is not None else []
+    found = [record.status for record in records if record is not None]
+    rest = [f"{found.count(s)} {s}" for s in ("diverged", "failed", "running") if s in found]
+    counts = ", ".join([f"{found.count('done')} done", *rest, f"{len(guesses)} to go"])
+    where = f"{plan.table.name} at scale {plan.options.scale}"
+    return f"{where}: {len(specs)} runs, {counts}: {total(guesses)}"
+
+
+def run(plans: Sequence[Plan], store: Store, device: str) -> list[str]:
+    """Carry out what is missing, with progress; returns one line for each run that failed.
+
+    All plans are of the same options.
+    """
+    specs = run_specs.unique([spec for plan in plans for spec in plan.runs()])
+    return watched(specs, store, plans[0].options.data_root, device)
+
+
+def watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
+    """`run_all` with progress for a person; under torchrun only the first process returns."""
+    with _leading(specs, store, root, device) as (shop, each):
+        return run_all(specs, shop, each)
+
+
+@contextmanager
+def _leading(
+    specs: list[RunSpec], store: Store, root: Path | None, device: str
+) -> Iterator[tuple[Workshop, Callable[[RunSpec, Record], None]]]:
+    """Where the first process carries out runs, and what tells of each; the others end here."""
+    with processes.joined(device) as group:
+        if not group.leads:
+            from locbench.runs.followers import follow
+
+            follow(group, Workshop(store, device, root))
+            raise SystemExit(0)
+        waiting = {spec.id for spec in to_run(specs, store)}
+        with watching(len(waiting)) as watch:
+
+            def each(spec: RunSpec, record: Record) -> None:
+                if spec.id in waiting:
+                    watch.done(spec, record)
+
+            yield Workshop(store, device, root, watch.start, watch.preparing), each
+
+
+def render(plan: Plan, store: Store, format: str) -> str:
+    """The table with verdicts and claims, then what is shown beside it (baselines, ours)."""
+    table, cells = plan.table, frame(plan, store)
+    claims = judged_claims(plan, cells)
+    fills = [planned.cell.fill or {} for planned in plan.cells]
+    # Contrastive rules have decoders, supervised ones auxiliary networks.
+    supervised = any(fill.get("evaluation") == "accuracy" for fill in fills)
+    word = "auxiliary network" if supervised else "decoder"
+    whole = Report(table.name, table.title, cells, table.label_names, claims=claims)
+    whole = replace(whole, footnotes=further_notes(plan), auxiliary=word)
+    if format in ("csv", "json"):
+        return render_report(whole, format)
+    first = {p.cell.column.label for p in plan.cells if not p.later}
+    later = dict.fromkeys(p.cell.column.label for p in plan.cells if p.later)
+    if later:
+        later = [label for label in later if label not in first] or ["further rows"]
+        note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(later)}."
+        whole = replace(whole, footnotes=[*whole.footnotes, note])
+    # Without a place in the table, what was left out is not shown at all.
+    empty = zip(cells["beside"] & cells["measured"].isna(), plan.cells, strict=True)
+    kept = [not (nothing and planned.later) for nothing, planned in empty]
+    cells, beside = cells[kept], cells["beside"][kept]
+    console = terminal() if format == "rich" else None
+    parts = [replace(whole, frame=cells[~beside])] if not beside.all() else []
+    if beside.any():
+        name, title = f"{table.name}/beside", "Baselines and our own columns"
+        labels, notes = _labels(table, cells[beside]), margin_lines(margins(plan, store))
+        rest = Report(name, title, cells[beside], labels, footnotes=notes, named=True)
+        said = {note for part in parts for note in part.notes()}
+        rest = replace(rest, quiet=said >= set(rest.notes()) - set(notes))
+        parts.append(rest)
+    return "\n".join(render_report(part, format, console) for part in parts)
+
+
+def further_notes(plan: Plan) -> list[str]:
+    """Where the rules of further rows are from, a line each."""
+    names = dict.fromkeys(p.cell.fill["rule"] for p in plan.cells if p.cell.row.further)
+    return [f"Rule {RULES.entry(name).described}: not in the paper." for name in names]
+
+
+def _labels(table: Table, cells: pd.DataFrame) -> list[str]:
+    """Method and network, where they tell the rows apart; else all labels of the table."""
+    few = [name for name in table.label_names if name in ("method", "network")]
+    rows = len(cells.groupby([*table.label_names, "column"], dropna=False))
+    told = few and len(cells.groupby([*few, "column"], dropna=False)) == rows
+    return few if told else list(table.label_names)
+
+
+def judged_claims(plan: Plan, cells: pd.DataFrame) -> list[JudgedClaim]:
+    """Each claim with its outcome on what was measured."""
+    values = claim_values(plan, cells)
+    asked = {planned.cell.key for planned in plan.cells if not (planned.later or planned.baseline)}
+    results = [(claim, claim.judge(values, asked)) for claim in plan.table.claims]
+    return [JudgedClaim(claim.text, r.holds, r.detail) for claim, r in results]
+
+
+def plan_training(
+    recipe: Recipe, rule: str, network: str, seed: int, data_root: Path | None
+) -> RunSpec:
+    """A pretraining on the recipe's data."""
+    data = fingerprint(recipe.data.name, recipe.data.resolution, data_root)
+    return run_specs.plan_training(recipe, rule, network, seed, data)
+
+
+def parent_of(run: str, store: Store) -> RunSpec:
+    """The finished run in the store that trained a network, as a probe or detector reads it."""
+    record = store.find(run)
+    if record.kind not in run_specs.TRAINED:
+        raise UserError(
+            f"{record.id} is a {record.kind}, not a run that trained a network; give the run it "
+            "reads"
+        )
+    if record.status != "done":
+        raise UserError(f"{record.id} is {record.status}; finish it with the same pretrain command")
+    known_from(record.rule, store.folder(record.id))
+    data = {k: v for k, v in record.identity["data"].items() if k not in OF_RECIPE}
+    parent = RunSpec(
+        record.kind,
+        recipe_from_dict(record.recipe, str(store.path(record.id))),
+        record.rule["name"],
+        record.network["name"],
+        record.seed,
+        data,
+    )
+    if parent.id != record.id:
+        raise UserError(
+            f"{record.id} was made by another version of its rule, network or data; "
+            f"pretrain it again, or give the encoder file in {store.folder(record.id)}"
+        )
+    return parent
+
+
+def plan_run_probe(run: str, store: Store, overrides: dict[str, Any]) -> RunSpec:
+    """The probe of a pretraining in the store, under its own recipe with overrides."""
+    parent = parent_of(run, store)
+    for key in overrides:
+        if not key.startswith("probe."):
+            raise UserError(f"--set {key}: a probe of a run can only change probe.* settings")
+    recipe = with_overrides(parent.recipe, overrides)
+    data = parent.fingerprint
+    return RunSpec("probe", recipe, parent.rule, parent.network, parent.seed, data, parent)
+
+
+def plan_file_probe(
+    path: Path,
+    data_root: Path | None,
+    overrides: dict[str, Any],
+    recipe: str = "loco/imagenet",
+    network: str | None = None,
+    scale: str = "smoke",
+    seed: int = FIRST_SEED,
+) -> RunSpec:
+    """The probe of an encoder file; UserError if it is not there or its network is not given."""
+    if not path.is_file():
+        raise UserError(f"no encoder file {path}; give a .safetensors or .pth file or a run's id")
+    if network is None:
+        raise UserError(f"give the network of {path}: --network NAME (`locbench list networks`)")
+    NETWORKS.entry(network)
+    settings = load_recipe(recipe, scale, overrides)
+    data = fingerprint(settings.data.name, settings.data.resolution, data_root)
+    file = run_specs.encoder_file(path)
+    return RunSpec("probe", settings, FILE, network, seed, data, encoder_file=file)
+
+
+def run_with_parents(spec: RunSpec, store: Store, data_root: Path | None, device: str) -> Record:
+    """Carry out a run after those it needs, with progress; its record."""
+    wanted = spec.with_ancestors()
+    with _leading(wanted, store, data_root, device) as (shop, each):
+        for run in wanted:
+            record = execute_or_load(run, shop)
+            each(run, record)
+    return record
+
+
+def print_record(record: Record, store: Store, console: Console) -> None:
+    """A finished run for a person: what it measured, what it cost, where it lies."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(record.id, style="bold"), record.status, outcome(record), sep="  ")
+    grid = Table.grid(padding=(0, 2))
+    scores = {int(block): score for block, score in record.per_block.items()}
+    for unit in record.units:
+        loss = record.metrics[f"loss of {unit['name']}"]["last"]
+        score = scores.pop(unit["stop"] - 1, None)
+        accuracy = "" if score is None else f"top-1 {score['top1']:.1f} %"
+        grid.add_row(unit["name"], unit["auxiliary"], f"loss {loss:.3f}", accuracy)
+    for block, score in scores.items():
+        accuracy = f"top-1 {score['top1']:.1f} % (best {score['top1_best']:.1f})"
+        grid.add_row(f"block {block + 1}", f"stage {score['stage']}", accuracy)
+    for key, value in record.cost.items():
+        grid.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:g}")
+    console.print(grid)
+    console.print(Text(str(store.folder(record.id)), style="dim"), soft_wrap=True)
+
+
+def audit_report(
+    rule: str,
+    network: str,
+    width: float,
+    blocks: int,
+    sets: list[str],
+    as_json: bool,
+    console: Console,
+) -> bool:
+    """Print which stages each unit's loss reaches; whether all is as declared."""
+    from locbench.evaluation.audit import audit
+
+    settings = {k.removeprefix("rule."): v for k, v in parse_overrides(sets).items()}
+    result = audit(rule, network, Network(width=width, blocks=blocks), settings)
+    if as_json:
+        console.print_json(json.dumps({**asdict(result), "holds": result.holds}))
+        return result.holds
+    from rich import box
+    from rich.table import Table
+
+    stages = len(result.units[0].gradients)
+    shown = Table(
+        "unit", "auxiliary network", *(f"stage {k + 1}" for k in range(stages)), "holds",
+        title=f"{rule} on {network}: largest gradient of each unit's loss, by plain autograd",
+        title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+    )  # fmt: skip
+    for unit in result.units:
+        pairs = zip(unit.gradients, unit.tied, strict=True)
+        cells = [f"{g:.2e}{' tied' if t else ''}" if g else "0" for g, t in pairs]
+        shown.add_row(unit.unit, unit.auxiliary, *cells, "yes" if unit.holds else "[red]NO[/red]")
+    console.print(shown)
+    if any(any(unit.tied) for unit in result.units):
+        console.print("tied: a penalty reaches these blocks, which another unit updates as well.")
+    console.print(
+        f"float64; 0 is exactly zero. The engine's gradients differ from the sum of the units' by "
+        f"at most {result.engine_error:.1e} of the largest entry of a parameter's gradient."
+    )
+    return result.holds

@@ -1,0 +1,211 @@
+"""What `locbench list` and `locbench show` print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from locbench.errors import UserError
+from locbench.paths import recipes_dir
+from locbench.plugins import registry
+from locbench.plugins.entry import suggest
+from locbench.published.load import Table, layout, legend, load_table, table_names
+from locbench.recipes.load import load_recipe
+from locbench.recipes.recipe import Recipe
+from locbench.recipes.schema import Detection
+from locbench.report.check import reference_store
+from locbench.runs.plan import Options, can_run, make_plan
+from locbench.runs.store import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Listing = tuple[str, list[str], list[list[Any]]]
+
+
+def _tables(store: Store) -> Listing:
+    rows = []
+    for name in table_names():
+        table = load_table(name)
+        inside = [cell for cell in table.cells() if cell.inside]
+        here = sum(can_run(cell) for cell in inside)
+        filled = {scale: _filled(table, scale, store) for scale in ("smoke", "small")}
+        records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
+        rows.append([name, table.title, len(inside), here, records])
+    return "Published tables", ["table", "title", "cells", "can run", "records"], rows
+
+
+def _filled(table: Table, scale: str, store: Store) -> int:
+    """Cells of the table that have a record, here or among the committed results."""
+    if not any(can_run(cell) for cell in table.cells()):
+        return 0
+    have = {record.id for record in store.readable() if record.status == "done"}
+    have |= set(reference_store().ids())
+    try:
+        plan = make_plan(table, Options(scale))
+    except UserError:  # data of this scale is not here, so nothing can be told
+        return 0
+    return sum(
+        any(spec.id in have for spec in planned.specs)
+        for planned in plan.cells
+        if planned.cell.inside and not planned.baseline
+    )
+
+
+def _recipes(store: Store) -> Listing:
+    rows = []
+    for path in sorted(recipes_dir().rglob("*.toml")):
+        name = str(path.relative_to(recipes_dir()).with_suffix(""))
+        recipe = load_recipe(name)
+        trains = _pretrains(recipe) if recipe.detection is None else _detects(recipe.detection)
+        rows.append([name, recipe.title, *trains])
+    return "Recipes", ["recipe", "title", "data", "length", "gives", "frozen"], rows
+
+
+def _pretrains(recipe: Recipe) -> list[str]:
+    return [recipe.data.name, f"{recipe.schedule.epochs} epochs", recipe.gives, ""]
+
+
+def _detects(asked: Detection) -> list[str]:
+    length = f"{asked.iterations:,} steps" if asked.iterations else f"{asked.epochs} epochs"
+    return [asked.data, length, "objects", asked.frozen]
+
+
+def _runs(store: Store) -> Listing:
+    rows = []
+    for id in store.ids():
+        try:
+            record = store.load(id)
+        except UserError as error:  # listed with what is wrong, so that the others are seen too
+            rows.append([id, "broken", "", "", str(error)])
+            continue
+        if record is not None:
+            started = record.created[:16].replace("T", " ")
+            rows.append([id, record.status, record.scale, started, record.error or ""])
+    return f"Runs in {store.root}", ["run", "status", "scale", "started (UTC)", "error"], rows
+
+
+def _registered(kind: str, entries: registry.Registry) -> Listing:
+    rows = [[entry.name, entry.version, entry.summary] for entry in entries]
+    return kind, ["name", "version", "what"], rows
+
+
+def _rules() -> Listing:
+    rows = []
+    for r in registry.RULES:
+        settings = " ".join(f"{key}={_written(value)}" for key, value in r.settings.items())
+        rows.append([r.name, r.version, r.learns, r.origin, r.summary, settings])
+    broken = [entry for entry in registry.RULES.offered.values() if entry.fault]
+    rows += [[r.name, r.version, "", r.origin, f"cannot be used: {r.fault}", ""] for r in broken]
+    return "Learning rules", ["name", "version", "learns from", "from", "what", "settings"], rows
+
+
+def _written(value: Any) -> str:
+    """A setting's default as --set rule.KEY=VALUE has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _datasets() -> Listing:
+    kinds = {"images": registry.DATASETS, "detection": registry.DETECTION_SETS}
+    rows = [[e.name, kind, e.version, e.summary] for kind, known in kinds.items() for e in known]
+    return "Data sets", ["name", "for", "version", "what"], rows
+
+
+LISTINGS = {
+    "tables": _tables,
+    "recipes": _recipes,
+    "rules": lambda store: _rules(),
+    "networks": lambda store: _registered("Networks", registry.NETWORKS),
+    "datasets": lambda store: _datasets(),
+    "runs": _runs,
+}
+
+
+def listing(what: str, store: Store) -> Listing:
+    """Title, column names and rows; UserError for a kind there is not."""
+    if what not in LISTINGS:
+        raise UserError(f"cannot list '{what}'{suggest(what, LISTINGS)}")
+    return LISTINGS[what](store)
+
+
+def print_listing(found: Listing, console: Console) -> None:
+    """Print a listing for a person."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    title, columns, rows = found
+    if not rows:
+        console.print(f"{title}: none yet", markup=False)
+        return
+    shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False)
+    for k, name in enumerate(columns):
+        numeric = all(isinstance(row[k], int) for row in rows)
+        shown.add_column(name, justify="right" if numeric else "left", no_wrap=k == 0)
+    for row in rows:
+        shown.add_row(*(Text(str(value)) for value in row))
+    console.print(shown)
+
+
+def published_table(table: Table, console: Console) -> None:
+    """Print a published table with its caption, legend, notes, and claims judged on print."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    headers, rows = layout(table)
+    title = Text(f"{table.name}  {table.title}", style="bold")
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for k, header in enumerate(headers):
+        numeric = k >= len(table.label_names)
+        justify = "right" if numeric else "left"
+        shown.add_column(Text(header), justify=justify, overflow="fold", no_wrap=False)
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    console.print(title, Text(table.caption), shown, "", sep="\n")
+    for line in (table.source, *legend(table)):
+        console.print(Text(line, style="dim"))
+    for note in table.notes:
+        console.print(Text(f"Note: {note}", style="dim"))
+    console.print()
+    for claim in table.claims:
+        result = claim.judge(table.values())
+        mark = {True: "holds", False: "does not hold", None: "is open"}[result.holds]
+        ours = table.number is None and result.holds is None  # nothing of it was ever printed
+        printed = "" if ours else f" In print it {mark} ({result.detail})"
+        console.print(Text(f"Claim: {claim.text}.{printed}"))
+
+
+def print_checks(checks: list[Any], console: Console) -> None:
+    """Print what `locbench doctor` found."""
+    from rich.text import Text
+
+    styles = {"ok": "green", "warn": "yellow", "fail": "red"}
+    for check in checks:
+        status = Text(f"{check.status:<5}", style=styles[check.status])
+        console.print(Text.assemble(status, f" {check.name:<14} {check.detail}"), soft_wrap=True)
+
+
+def published_json(table: Table) -> dict[str, Any]:
+    """The published table for a program."""
+    return {
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
+        "cells": [
+            {
+                **cell.row.labels,
+                "column": cell.column.key,
+                "metric": cell.column.metric,
+                "unit": cell.column.unit,
+                "cited": cell.row.cited,
+                "inferred": list(cell.row.inferred),
+                **(asdict(cell.published) if cell.published else {"value": None}),
+            }
+            for cell in table.cells()
+        ],
+        "notes": list(table.notes),
+        "claims": [
+            {"text": claim.text, "holds_in_print": claim.judge(table.values()).holds}
+            for claim in table.claims
+        ],
+    }

@@ -1,0 +1,103 @@
+"""Batch norm over the images of all processes that train together.
+
+On GPUs it is torch's SyncBatchNorm, which refuses CPU tensors; for those there is a function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from locbench.distributed.group import size
+from locbench.distributed.tensors import rows, total_
+
+
+def synchronise(modules: Iterable[nn.Module]) -> None:
+    """Make every batch norm inside one over all processes, where there are several; in place.
+
+    The modules stay the same objects: a network holds some of its parts under two names.
+    """
+    if size() == 1:
+        return
+    for norm in [part for module in modules for part in module.modules()]:
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm.__class__, norm.process_group = SharedBatchNorm, None
+
+
+class SharedBatchNorm(nn.SyncBatchNorm):
+    """SyncBatchNorm that takes CPU tensors too, and is a plain one where a process is alone.
+
+    Output, gradients and running statistics are those of one process with all the images. Also
+    where processes have unlike numbers of them, and where one has a single value a channel.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, ...] -> the same shape, normalised."""
+        if not self.training or size() == 1:
+            return _BatchNorm.forward(self, features)
+        if features.device.type != "cpu":
+            return super().forward(features)
+        weight, bias = self.weight, self.bias
+        if weight is None:  # affine=False
+            dtype = torch.promote_types(features.dtype, torch.float32)
+            weight = features.new_ones(self.num_features, dtype=dtype)
+            bias = torch.zeros_like(weight)
+        result, mean, variance, count = _Normalised.apply(features, weight, bias, self.eps)
+        if self.track_running_stats:
+            self._track(mean, variance * (count / (count - 1)))
+        return result
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        part = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, part)
+        self.running_var.lerp_(variance, part)
+
+
+def _statistics(features: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and (biased) variance [C] over all processes' images, and their number of values."""
+    own = torch.batch_norm_update_stats(features, torch.zeros_like(like), torch.ones_like(like), 0)
+    count = like.new_full((1,), features.numel() // features.shape[1])
+    found = rows(torch.cat([*own, count]))
+    means, variances = found[:, :-1].unflatten(1, (2, -1)).unbind(1)
+    shares = found[:, -1:] / found[:, -1].sum()
+    mean = (shares * means).sum(dim=0)
+    variance = (shares * (variances + (means - mean).square())).sum(dim=0)
+    return mean, variance, found[:, -1].sum()
+
+
+class _Normalised(torch.autograd.Function):
+    """Batch norm with the statistics of all processes; also gives those (without gradient)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, variance, count = _statistics(features, weight)
+        ctx.save_for_backward(features, weight, mean, variance)
+        ctx.eps, ctx.count = eps, count
+        result = F.batch_norm(features, mean, variance, weight, bias, False, 0.0, eps)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return result, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *none: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, mean, variance = ctx.saved_tensors
+        # With fixed statistics: what else the features' gradient is made of is two sums.
+        plain, scale, shift = torch.ops.aten.native_batch_norm_backward(
+            gradient, features, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
+        )
+        sums = total_(torch.stack([scale, shift])) / ctx.count
+        deviation = (variance + ctx.eps).sqrt()
+        slope = -weight * sums[0] / deviation.square()
+        offset = -weight * sums[1] / deviation - slope * mean
+        # slope * features + offset, in one pass: torch.addcmul is slow where dtypes differ.
+        nothing, one = torch.zeros_like(mean), torch.ones_like(mean)
+        plain += F.batch_norm(features, nothing, one, slope, offset, False, 0.0, 0.0)
+        return plain, scale, shift, None

@@ -1,0 +1,139 @@
+"""One training step without data or memory: what it keeps, what it allocates, what it computes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from locbench.evaluation.cost.case import Case
+from locbench.networks import Network, make_network
+from locbench.rules import build_units
+from locbench.training.engine import Engine
+from locbench.training.saved_bytes import SavedBytes, storage_key, tensors_of
+from locbench.units import Batch, Unit
+
+VIEWS = {"views": 2, "label": 1}
+
+# The one operator whose CPU kernel of torch 2.12 takes a whole map more while it runs, beside its
+# results (held by a test). A convolution's takes its weights once or twice more, in oneDNN's own
+# order, or not, by shapes and processor: little where activations dominate, and not counted.
+TAKES_A_MAP = torch.ops.aten.native_batch_norm_backward
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """A step as `trace` sees it, in bytes and in multiply-adds of the whole batch.
+
+    saved_bytes: the most at once that autograd kept for backward passes. peak_bytes: the most at
+    once that the step had allocated: what autograd kept, gradients (those of parameters too), and
+    what an operator needs while it runs. What is there before (weights, the optimizer's state,
+    images) is in neither. timeline: (multiply-adds done, bytes saved, bytes allocated) after each
+    operator.
+    """
+
+    saved_bytes: int
+    peak_bytes: int
+    multiply_adds: float
+    timeline: tuple[tuple[float, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network with the units that a rule makes of it, in training mode, and a batch for them."""
+
+    network: Network
+    units: list[Unit]
+    batch: Batch
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """What holds parameters."""
+        return [self.network, *(unit.objective for unit in self.units)]
+
+    @property
+    def given(self) -> list[nn.Module | Tensor]:
+        """What is there before a step, and is not counted as saved."""
+        return [*self.modules, self.batch.images, self.batch.pixels]
+
+
+def set_up(case: Case, *, device: torch.device | str = "cpu") -> Setting:
+    """Initial weights, channels last as in training, and a batch of noise of the recipe's size."""
+    recipe = case.recipe
+    side, training = recipe.data.resolution, recipe.training
+    images = VIEWS[recipe.gives] * (training.batch // training.accumulate)
+    with torch.device(device):
+        made = make_network(case.network, recipe.network, case.classes, side).train()
+        units = build_units(case.rule, made, recipe.rule)
+        pixels = torch.rand(images, 3, side, side).contiguous(memory_format=torch.channels_last)
+        targets = torch.arange(images) % case.classes
+    for tensor in tensors_of([made, *(unit.objective.train() for unit in units)]):
+        if tensor.ndim == 4:  # Module.to would swap parameters, which tracing cannot do
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return Setting(made, units, Batch(pixels, targets, pixels.clone()))
+
+
+def trace(case: Case) -> TracedStep:
+    """One fp32 step of the recipe's batch by the engine itself, on tensors without content."""
+    with FakeTensorMode():
+        setting = set_up(case)
+        engine = Engine(setting.network.blocks, setting.units)
+        with (
+            SavedBytes(setting.given) as saved,
+            _Tape([*setting.given, setting.batch.targets], saved) as tape,
+        ):
+            engine.step(setting.batch)
+        tape.sample()
+    return TracedStep(saved.peak, tape.peak, tape.work, tuple(tape.timeline))
+
+
+class _Tape(TorchDispatchMode):
+    """Follows the storages that operators make, until they are freed, and the multiply-adds."""
+
+    def __init__(self, given: Iterable[nn.Module | Tensor], saved: SavedBytes) -> None:
+        super().__init__()
+        self._given = {storage_key(tensor) for tensor in tensors_of(given)}
+        self._alive: dict[int, int] = {}
+        self._saved = saved
+        self.current = self.peak = 0
+        self.work = 0.0
+        self.timeline: list[tuple[float, int, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.sample()
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor)
+        if func.overloadpacket is TAKES_A_MAP:
+            workspace = args[0].numel() * args[0].element_size()
+            self.peak = max(self.peak, self.current + workspace)
+        if func.overloadpacket in flop_registry:
+            # torch counts a multiply-add as two.
+            count = flop_registry[func.overloadpacket]
+            self.work += count(*args, **(kwargs or {}), out_val=out) / 2
+        return out
+
+    def sample(self) -> None:
+        """Note how things stand."""
+        self.timeline.append((self.work, self._saved.current, self.current))
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage, key = tensor.untyped_storage(), storage_key(tensor)
+        if key in self._given or key in self._alive:
+            return
+        self._alive[key] = storage.nbytes()
+        self.current += storage.nbytes()
+        self.peak = max(self.peak, self.current)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.current -= self._alive.pop(key)

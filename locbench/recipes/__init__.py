@@ -1,0 +1,1 @@
+"""Training protocols: recipes/PAPER/NAME.toml read into frozen dataclasses, every value checked."""

@@ -1,0 +1,195 @@
+"""Regression check: fresh `smoke` records against the committed ones in `results/`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from locbench.errors import UserError
+from locbench.paths import results_dir
+from locbench.published.claims import check_keys, take
+from locbench.runs.record import Record
+from locbench.runs.store import Store
+
+ACCEPT = "accept it with `locbench check --update`"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a number may move: `absolute` or `relative`, whichever is wider; both 0: not at all.
+
+    `number` may end in `*`. Not compared at all where `compare` is false. In another precision than
+    the reference's it may move `other_precision` times as far.
+    """
+
+    number: str
+    absolute: float
+    relative: float
+    other_precision: float
+    compare: bool
+    why: str
+
+    def allows(self, fresh: float | None, reference: float | None, times: float = 1.0) -> bool:
+        """Whether the difference is within so many times the tolerance.
+
+        A number that is gone is not.
+        """
+        if fresh is None or reference is None:
+            return fresh is reference
+        width = max(self.absolute, self.relative * abs(reference))
+        return abs(fresh - reference) <= times * width
+
+    def covers(self, number: str) -> bool:
+        """Whether this is the tolerance of a number of this name."""
+        prefix, star, _ = self.number.partition("*")
+        return number.startswith(prefix) if star else number == prefix
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One compared number; `ok` is False for one that moved or is gone."""
+
+    run: str
+    number: str
+    reference: float | None
+    fresh: float | None
+    ok: bool
+    note: str
+
+
+def reference_store() -> Store:
+    """The committed records."""
+    return Store(results_dir() / "records")
+
+
+def load_tolerances(path: Path | None = None) -> list[Tolerance]:
+    """Tolerances by number from results/tolerances.toml; UserError with file and key if wrong."""
+    path = path or results_dir() / "tolerances.toml"
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
+    return [_tolerance(raw, number, str(path)) for number in raw]
+
+
+def _tolerance(raw: Mapping[str, Any], number: str, path: str) -> Tolerance:
+    entry, where = take(raw, number, dict, path), f"{path}: [{number}]"
+    defaults = {"absolute": 0.0, "relative": 0.0, "other_precision": 1.0}
+    check_keys(entry, (*defaults, "compare", "why"), where)
+    widths = [float(take(entry, key, float, where, value)) for key, value in defaults.items()]
+    if min(widths) < 0:
+        raise UserError(f"{where}: a tolerance cannot be negative")
+    compare = take(entry, "compare", bool, where, True)
+    return Tolerance(number, *widths, compare, take(entry, "why", str, where))
+
+
+def place(record_id: str) -> str:
+    """A run's name without its hash: what it is compared under when its recipe has changed."""
+    return record_id.rsplit("-", 1)[0]
+
+
+def numbers(record: Record) -> dict[str, float | None]:
+    """What can be compared of a record: its last metrics, its costs, each unit's parameters."""
+    found = {name: values["last"] for name, values in record.metrics.items()}
+    found |= {k: v for k, v in record.cost.items() if isinstance(v, int | float)}
+    return found | {
+        f"auxiliary_parameters of {unit['name']}": unit["auxiliary_parameters"]
+        for unit in record.units
+    }
+
+
+def successors(references: Iterable[str], runs: Iterable[str]) -> dict[str, str]:
+    """Which of today's runs each reference is compared with: itself, else the one in its place.
+
+    Where several runs differ in their hash alone a changed one cannot be told: it gets none.
+    """
+    runs, references = list(runs), list(references)
+    found = {id: id for id in references if id in runs}
+    left = [id for id in references if id not in found]
+    free = [id for id in runs if id not in found]
+    old, new = Counter(map(place, left)), Counter(map(place, free))
+    by_place = {place(id): id for id in free}
+    alone = [id for id in left if old[place(id)] == 1 == new[place(id)]]
+    return found | {id: by_place[place(id)] for id in alone}
+
+
+def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -> list[Finding]:
+    """Every number of the reference that has a tolerance, against the fresh record."""
+    name = place(reference.id)
+    if fresh.status != "done":
+        return [Finding(name, "status", None, None, False, _ended(fresh))]
+    # What the bytes of a step are besides the run's own doing: who made the record, and with what.
+    tags = {"precision": None, "pretrain_precision": None, "processes": 1}
+    differ = [k for k, v in tags.items() if fresh.tags.get(k, v) != reference.tags.get(k, v)]
+    changed = "" if fresh.id == reference.id else "its recipe or a version changed since"
+    findings, new = [], numbers(fresh)
+    for number, old in numbers(reference).items():
+        words = (number, f"{reference.kind}: {number}")
+        tolerance = next((t for t in tolerances if any(map(t.covers, words))), None)
+        if tolerance is None or not tolerance.compare:
+            continue
+        value, note = new.get(number), changed
+        times = tolerance.other_precision if set(differ) - {"processes"} else 1.0
+        ok = number in new and tolerance.allows(value, old, times)
+        if number == "activation_bytes" and differ:
+            here, there = (r.tags.get(differ[0], tags[differ[0]]) for r in (fresh, reference))
+            ok, note = True, f"skipped: {differ[0]} {here}, not {there}"
+        findings.append(Finding(name, number, old, value, ok, note))
+    return findings
+
+
+def _ended(record: Record) -> str:
+    return f"{record.status}: {record.error}" if record.error else f"is {record.status}"
+
+
+def check(
+    references: Sequence[Record],
+    runs: Sequence[str],
+    fresh: Mapping[str, Record],
+    tolerances: Sequence[Tolerance],
+) -> list[Finding]:
+    """Compare every reference with the fresh record of the same run; new runs are reported.
+
+    `runs` are the ids of all runs that the tables ask for today, `fresh` the records by id.
+    """
+    today = successors([r.id for r in references], runs)
+    findings = []
+    for reference in references:
+        name, id = place(reference.id), today.get(reference.id)
+        if id is None:
+            note = f"no table asks for this run any more; {ACCEPT}"
+            findings.append(Finding(name, "status", None, None, False, note))
+        elif id not in fresh:
+            note = "has no finished record: it failed, what it needs did, or --no-run left it out"
+            findings.append(Finding(name, "status", None, None, False, note))
+        else:
+            findings += compare(reference, fresh[id], tolerances)
+    for id in sorted(fresh.keys() - set(today.values())):
+        done = fresh[id].status == "done"
+        note = f"no reference yet; {ACCEPT}" if done else _ended(fresh[id])
+        findings.append(Finding(place(id), "status", None, None, done, note))
+    return findings
+
+
+def update(
+    runs: Sequence[str], fresh: Mapping[str, Record], references: Sequence[Record], store: Store
+) -> None:
+    """Make these records the reference, in the place of `references`.
+
+    UserError unless every run is done: a reference that is not there checks nothing.
+    """
+    lacking = [id for id in runs if id not in fresh or fresh[id].status != "done"]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} of {len(runs)} runs are not done ({lacking[0]}, ...): nothing was "
+            "changed; run `locbench check --update` without --no-run"
+        )
+    for old in references:
+        if old != fresh.get(old.id):
+            store.discard(old.id)
+    for id in runs:
+        store.save(fresh[id])

@@ -1,0 +1,396 @@
+"""From a published table to the runs that fill it, and their records; `frames` goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from locbench.data.fingerprint import fingerprint
+from locbench.data.listing import data_root
+from locbench.distributed import group as processes
+from locbench.errors import RunFailed, UserError
+from locbench.locks import Busy
+from locbench.plugins.entry import PIXELS, UNTRAINED, suggest
+from locbench.plugins.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry
+from locbench.plugins.rule_files import rule_names
+from locbench.published.datasets import PUBLISHED_DATA, other_data
+from locbench.published.load import Table
+from locbench.published.rule_rows import with_rules
+from locbench.published.table import Cell
+from locbench.recipes.load import load_joint
+from locbench.recipes.recipe import SCALES, Recipe
+from locbench.rules import known_to
+from locbench.runs import spec as runs
+from locbench.runs.context import Workshop
+from locbench.runs.queue import in_turn
+from locbench.runs.record import FINAL, Record
+from locbench.runs.spec import COSTS, FIRST_SEED, TRAINED, RunSpec
+from locbench.runs.store import Store
+
+# Where torchvision's own loading puts what it downloads.
+TORCH_HUB = Path("~/.cache/torch/hub/checkpoints")
+# scikit-learn's logistic regression holds all pixels, in double precision, twice.
+PIXELS_BYTES = 2e9
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a table is wanted, and how. `assume_data` plans on data that is not here (dry run).
+
+    `rows` and `columns` are words between commas; of those between spaces all have to be there,
+    somewhere in a label, or as a whole: "d=2".
+    "all" is also what a table leaves out at smoke.
+    `rules` are further ones, names or .py files, that get rows of their own.
+    """
+
+    scale: str = "smoke"
+    rows: str | None = None
+    columns: str | None = None
+    seeds: int = 1
+    data_root: Path | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    assume_data: bool = False
+    rules: str | Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"seeds is {self.seeds}: give 1 or more")
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell and the runs, one a seed, whose records fill it.
+
+    `mismatches` say what of the published protocol they do not keep to.
+    """
+
+    cell: Cell
+    specs: tuple[RunSpec, ...]
+    baseline: bool = False
+    mismatches: tuple[str, ...] = ()
+    later: bool = False  # shown, also from records, but run only when it is asked for
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table's cells with their runs; `runs()` lists each run once, parents first.
+
+    `assumed` names the data sets that are not here (see `Options.assume_data`).
+    """
+
+    table: Table
+    options: Options
+    cells: tuple[PlannedCell, ...]
+    assumed: tuple[str, ...] = ()
+
+    def runs(self) -> list[RunSpec]:
+        """Every run that the wanted cells need."""
+        wanted = [planned for planned in self.cells if not planned.later]
+        return runs.unique([spec for planned in wanted for spec in planned.specs])
+
+
+def _probe_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner) -> list[RunSpec]:
+    return [runs.plan_probe(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
+
+
+def _accuracy_cell(
+    fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
+) -> list[RunSpec]:
+    return [runs.plan_training(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
+
+
+def _detection_cell(
+    fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
+) -> list[RunSpec]:
+    file, data = planner.weights(fill), planner.detection_data(recipe)
+    trained = fill["rule"] != UNTRAINED and file is None
+    pretraining = planner.data(recipe) if trained else None
+    return runs.plan_detection(recipe, fill["rule"], fill["network"], seed, data, pretraining, file)
+
+
+def _cost_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner) -> list[RunSpec]:
+    classes = recipe.data.classes or PUBLISHED_DATA[recipe.data.name]["classes"]
+    kind, network = fill["evaluation"], fill["network"]
+    over = None
+    if "over" in fill:
+        rival = fill["over"]["rule"]
+        theirs = planner.recipe(_rival(fill), known_to(rival, planner.options.overrides))
+        over = runs.plan_cost(kind, theirs, rival, network, classes)
+    return [runs.plan_cost(kind, recipe, fill["rule"], network, classes, over)]
+
+
+def _rival(fill: dict[str, Any]) -> dict[str, Any]:
+    """The fill of what a cost is compared with: the same settings, as far as it has them."""
+    kept = known_to(fill["over"]["rule"], fill.get("set", {}))
+    return {**fill, "set": {**kept, **fill["over"].get("set", {})}}
+
+
+EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
+    "probe": _probe_cell,  # a linear probe of what the rule pretrained
+    "accuracy": _accuracy_cell,  # test accuracy of the classifier that the rule trained
+    "cost": _cost_cell,  # multiply-adds and parameters, counted: at every scale the paper's
+    "trace": _cost_cell,  # bytes that autograd keeps of a step, likewise
+    "measure": _cost_cell,  # time and memory of steps, measured on this machine
+    "gpu": _cost_cell,  # the same, on a GPU alone
+    "detection": _detection_cell,  # Mask R-CNN's average precision on what the rule pretrained
+}
+
+
+def can_run(cell: Cell) -> bool:
+    """Whether this cell can be filled today: its evaluation, rule and network exist."""
+    fill = cell.fill or {}
+    return (
+        fill.get("evaluation") in EVALUATIONS
+        and (fill.get("rule") == UNTRAINED or fill.get("rule") in RULES)
+        and fill.get("network") in NETWORKS.names()
+    )
+
+
+class Planner:
+    """Turns fills into specs; recipes and fingerprints are read once."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.assumed: list[str] = []
+        self._recipes: dict[str, Recipe] = {}
+        self._fingerprints: dict[tuple[str, str, int], dict[str, Any]] = {}
+
+    def recipe(self, fill: dict[str, Any], overrides: dict[str, Any]) -> Recipe:
+        """The fill's recipe, with the [detection] of the one that it names as `downstream`."""
+        cell, names = fill.get("set", {}), (fill["recipe"], fill.get("downstream"))
+        scale = "paper" if fill["evaluation"] in COSTS else self.options.scale
+        key = repr((names, scale, sorted(cell.items()), sorted(overrides.items())))
+        if key not in self._recipes:
+            self._recipes[key] = load_joint(*names, scale, overrides, cell)
+        return self._recipes[key]
+
+    def data(self, recipe: Recipe) -> dict[str, Any]:
+        """The fingerprint of what the recipe trains on."""
+        asked = (recipe.data.name, recipe.data.resolution)
+        return self._known(DATASETS, *asked, lambda root: fingerprint(*asked, root))
+
+    def detection_data(self, recipe: Recipe) -> dict[str, Any]:
+        """The fingerprint of what its detector trains on."""
+        name, side = recipe.detection.data, recipe.detection.test_side
+        found = DETECTION_SETS.get(name)
+        return self._known(DETECTION_SETS, name, side, lambda root: found.fingerprint(root, side))
+
+    def _known(
+        self,
+        registry: Registry,
+        name: str,
+        side: int,
+        find: Callable[[Path | None], dict[str, Any]],
+    ) -> dict[str, Any]:
+        key = (registry.kind, name, side)
+        if key not in self._fingerprints:
+            try:
+                found = find(self.options.data_root)
+            except UserError:
+                if not self.options.assume_data or name not in PUBLISHED_DATA:
+                    raise
+                self.assumed.append(f"data set {name}")
+                identity = {"name": name, "version": registry.entry(name).version, "checksum": ""}
+                found = {**identity, **PUBLISHED_DATA[name]}
+            self._fingerprints[key] = found
+        return self._fingerprints[key]
+
+    def weights(self, fill: dict[str, Any]) -> tuple[str, str] | None:
+        """The file, and its sha256, that the paper took in the place of a pretraining of its own.
+
+        Only at `paper`: elsewhere the rule trains the network. UserError where it is not here, or
+        is not what its name says.
+        """
+        if self.options.scale != "paper" or "weights" not in fill:
+            return None
+        places = (data_root(self.options.data_root), TORCH_HUB.expanduser())
+        for path in (place / fill["weights"] for place in places):
+            if path.is_file():
+                return runs.as_named(*runs.encoder_file(path))
+        if self.options.assume_data:
+            if fill["weights"] not in self.assumed:
+                self.assumed.append(fill["weights"])
+            return fill["weights"], ""
+        raise UserError(
+            f"no {fill['weights']}, which torchvision offers, in {' or '.join(map(str, places))}: "
+            "download it there"
+        )
+
+    def cell(self, cell: Cell) -> PlannedCell:
+        """The runs of a cell, one a seed and split; none if nothing here can fill it."""
+        if not can_run(cell):
+            return PlannedCell(cell, ())
+        fill = cell.fill
+        recipe = self.recipe(fill, self.options.overrides)
+        seeds = range(1 if fill["evaluation"] in COSTS else self.options.seeds)
+        make = EVALUATIONS[fill["evaluation"]]
+        specs = tuple(run for k in seeds for run in make(fill, recipe, FIRST_SEED + k, self))
+        return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, specs[0])))
+
+    def _mismatches(self, fill: dict[str, Any], recipe: Recipe, spec: RunSpec) -> list[str]:
+        """Overrides that change the recipe, and data that is not what was published."""
+        names = (fill["rule"], fill["network"])
+        plain, changed = (one.for_run(*names).as_dict() for one in (self.recipe(fill, {}), recipe))
+        sections = [name for name, values in changed.items() if isinstance(values, dict)]
+        found = [
+            f"{section}.{key} {value}"
+            for section in sections
+            for key, value in changed[section].items()
+            if value != plain[section].get(key)
+        ]
+        # No paper of ours cuts its steps; also where a recipe itself says so.
+        if recipe.training.accumulate > 1:
+            found.append(f"training.accumulate {recipe.training.accumulate}")
+        for run in [] if spec.kind in COSTS else spec.with_ancestors():
+            asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
+            found += other_data(run.fingerprint, asked)
+        return list(dict.fromkeys(found))
+
+
+def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
+    def hit(pattern: str | None, values: Iterable[Any], exact: Iterable[str] = ()) -> bool:
+        texts = [str(value).lower() for value in values]
+        if pattern in (None, "all"):
+            return True
+        if pattern in keys:
+            return pattern in texts
+        alternatives = [part.split() for part in pattern.lower().split(",") if part.strip()]
+        return any(
+            all(word in exact or any(word in text for text in texts) for word in words)
+            for words in alternatives
+        )
+
+    labels = cell.row.labels
+    rows = hit(options.rows, labels.values(), [f"{k}={v}".lower() for k, v in labels.items()])
+    return rows and hit(options.columns, (cell.column.key, cell.column.label))
+
+
+def make_plan(table: Table, options: Options) -> Plan:
+    """The runs of the wanted cells and of the baselines beside them.
+
+    UserError when the selection leaves no cell, or a recipe, scale or override is wrong.
+    """
+    if options.scale not in SCALES:  # also for a table that nothing here can fill
+        raise UserError(f"unknown scale '{options.scale}'{suggest(options.scale, SCALES)}")
+    planner, keys = Planner(options), [column.key for column in table.columns]
+    if options.rules:
+        table = with_rules(table, rule_names(options.rules))
+    wanted = [cell for cell in table.cells() if _wanted(cell, options, keys)]
+    if not wanted:
+        labels = dict.fromkeys(str(v) for row in table.rows for v in row.labels.values())
+        asked = {"--rows": options.rows, "--columns": options.columns}
+        raise UserError(
+            f"{table.name}: no cell matches "
+            f"{' '.join(f'{k} {v}' for k, v in asked.items() if v is not None)}; rows have the "
+            f"labels {', '.join(labels)}; columns are {', '.join(keys)}"
+        )
+    cells = [replace(planner.cell(cell), later=_later(cell, options, table)) for cell in wanted]
+    return Plan(table, options, (*cells, *_baselines(cells)), tuple(planner.assumed))
+
+
+def _later(cell: Cell, options: Options, table: Table) -> bool:
+    """Whether the table leaves this cell out at smoke, and the options do not ask for it."""
+    if options.scale != "smoke":
+        return False
+    asked = {axis: getattr(options, axis) for axis in ("rows", "columns")}
+    first = {axis: table.smoke.get(axis) for axis, words in asked.items() if words is None}
+    return not _wanted(cell, Options(**first), [column.key for column in table.columns])
+
+
+def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
+    """For every probed network: the same untrained, and logistic regression on pixels."""
+    found: dict[str, PlannedCell] = {}
+    for planned in cells:
+        if planned.later or not planned.specs or planned.cell.fill["evaluation"] != "probe":
+            continue
+        for rule in (UNTRAINED, PIXELS):
+            if rule == PIXELS and not _pixels_fit(planned.specs[0]):
+                continue
+            specs = tuple(runs.unique([_baseline_spec(spec, rule) for spec in planned.specs]))
+            cell = PlannedCell(_baseline_cell(planned.cell, rule), specs, True)
+            found.setdefault(specs[0].id, cell)
+    return sorted(found.values(), key=lambda planned: planned.specs[0].kind == "pixels")
+
+
+def _pixels_fit(spec: RunSpec) -> bool:
+    values = 3 * spec.recipe.data.resolution**2 * spec.fingerprint["train"]
+    return 2 * 8 * values <= PIXELS_BYTES
+
+
+def _baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
+    if rule == PIXELS:
+        return runs.plan_pixels(spec.recipe, spec.fingerprint)
+    return runs.plan_probe(spec.recipe, rule, spec.network, spec.seed, spec.fingerprint)
+
+
+def _baseline_cell(cell: Cell, rule: str) -> Cell:
+    """A row of our own: the method, or else the first label, of the cell's row replaced."""
+    labels = dict.fromkeys(cell.row.labels, "")
+    labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
+    said = "method" if "method" in labels else next(iter(labels))
+    labels[said] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
+    plain = {"cited": False, "source": "", "inferred": (), "published": {}, "further": False}
+    row = replace(cell.row, labels=labels, **plain)
+    return replace(cell, row=row, published=None, fill=None)
+
+
+def to_run(specs: list[RunSpec], store: Store) -> list[RunSpec]:
+    """Those without a final record."""
+    found = ((spec, store.load(spec.id)) for spec in specs)
+    return [spec for spec, record in found if record is None or record.status not in FINAL]
+
+
+def run_all(
+    specs: list[RunSpec], workshop: Workshop, each: Callable[[RunSpec, Record], None]
+) -> list[str]:
+    """Carry out the runs that have no record yet; returns one line for each that failed.
+
+    Those that others need come first. A failed run ends only what depends on it. What detectors
+    need is looked for before anything is trained, and so are rules from outside. What another
+    process is at is left to it as long as there is anything else to do: the same command, started
+    twice, shares the work.
+    """
+    lines: list[str] = []
+    lost: set[str] = set()
+    for spec in to_run(specs, workshop.store):
+        if spec.kind == "detect":
+            workshop.data(spec)
+        if spec.kind in TRAINED and RULES.entry(spec.rule).kind:
+            RULES.get(spec.rule)  # of rules from outside it is not known yet that they can be
+    shop, taken = replace(workshop, patient=False), {}
+    for spec in in_turn(specs, shop.store, taken):
+        if spec.parent is not None and spec.parent.id in lost:
+            lost.add(spec.id)
+            continue
+        try:
+            each(spec, execute_or_load(spec, shop))
+        except Busy as error:
+            taken[spec.id] = error.who
+        except RunFailed as error:
+            record = shop.store.load(spec.id)
+            shared = processes.world() > 1 and spec.kind not in (*COSTS, "pixels")
+            if shared and (record is None or record.status != "diverged"):
+                raise  # it failed here alone: the other processes wait in the middle of it
+            lost.add(spec.id)
+            said = str(error)
+            lines.append(said if spec.id in said else f"{spec.id}: {said}")
+    return lines
+
+
+def execute_or_load(spec: RunSpec, workshop: Workshop) -> Record:
+    """The record of a run; torch is imported only where it has to be carried out."""
+    record = workshop.store.finished(spec.id)
+    if record is None:
+        from locbench.runs.executor import execute
+
+        return execute(spec, workshop)
+    workshop.store.tidy(record)
+    return record
+
+
+def failure(lines: list[str]) -> RunFailed:
+    """The failures of a plan as one error of one line."""
+    more = f"; and {len(lines) - 1} more: see `locbench list runs`" if len(lines) > 1 else ""
+    return RunFailed(lines[0] + more)

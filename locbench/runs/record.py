@@ -1,0 +1,125 @@
+"""Record of a run: one JSON document, immutable once the run is done."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
+
+from locbench.errors import UserError
+
+SCHEMA = 1
+KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost", "trace", "measure", "gpu")
+STATUSES = ("running", "done", "diverged", "failed")
+# A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
+FINAL = ("done", "diverged")
+
+
+def timestamp() -> str:
+    """Now, in UTC, as ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass
+class Record:
+    """What is known of one run. Units stand in the keys of `cost`: wall_time_s, peak_memory_bytes.
+
+    `identity` is what decides the result and what the id is made from; `recipe` the fully resolved
+    protocol. `metrics` maps a name to {"last": x, "best": y}; `per_block` and `curves` hold the
+    same per probed block and over time; `units` each unit's span, updates and decoder.
+    """
+
+    id: str
+    kind: str
+    status: str
+    scale: str
+    seed: int
+    parent: str | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_hash: str = ""
+    rule: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    per_block: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    units: list[Any] = field(default_factory=list)
+    cost: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    created: str = field(default_factory=timestamp)
+    finished: str | None = None
+    schema: int = SCHEMA
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as the JSON file has them."""
+        return json.loads(self.to_json())
+
+    def to_json(self) -> str:
+        """Strict JSON with `schema` first; a number that is not finite becomes null."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        ordered = {"schema": values.pop("schema"), **values}
+        return json.dumps(_finite(ordered), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, path: Path) -> Record:
+        """The record in `text`; `path` is named in the UserError for one that is not whole."""
+        again = f"delete the folder {path.parent} to run it again"
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}: truncated or not JSON ({error}); {again}") from error
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if isinstance(schema, int) and schema != SCHEMA:
+            raise UserError(
+                f"{path}: written by another locbench (schema {schema}; this one reads {SCHEMA}): "
+                f"use that one, or {again}"
+            )
+        fault = _fault(values)
+        if fault:
+            raise UserError(f"{path}: not a record of this locbench ({fault}); {again}")
+        return cls(**values)
+
+
+def _fault(values: Any) -> str | None:
+    """What is wrong with the fields of a record, in a few words."""
+    if not isinstance(values, dict):
+        return "it holds no JSON object"
+    if values.get("schema") != SCHEMA:
+        return f"schema {values.get('schema')!r}, not {SCHEMA}"
+    hints = get_type_hints(Record)
+    if missing := [name for name in hints if name not in values]:
+        return f"no '{missing[0]}'"
+    if unknown := [name for name in values if name not in hints]:
+        return f"unknown field '{unknown[0]}'"
+    for name, hint in hints.items():
+        plain = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
+        if not isinstance(values[name], plain):
+            return f"'{name}' is {type(values[name]).__name__}"
+    for name, known in (("kind", KINDS), ("status", STATUSES)):
+        if values[name] not in known:
+            return f"unknown {name} '{values[name]}'"
+    return None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def summarize(values: Sequence[float]) -> tuple[float, float | None, int]:
+    """Mean, sample standard deviation (n - 1; None below two values) and n; no values: nan."""
+    n = len(values)
+    mean = statistics.fmean(values) if n else math.nan
+    return mean, statistics.stdev(values) if n > 1 else None, n

@@ -1,0 +1,88 @@
+"""A step that is only traced keeps and allocates as many bytes as one that is run."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from locbench.evaluation.cost.case import Case
+from locbench.evaluation.cost.operations import multiply_adds
+from locbench.evaluation.cost.traced import set_up, trace
+from locbench.recipes.load import load_recipe
+from locbench.training.engine import Engine
+from locbench.training.saved_bytes import SavedBytes, allocation_peak
+
+CASES = [
+    ("loco/imagenet", "loco", "resnet50", {}),
+    ("loco/imagenet", "gim", "presnet50", {}),
+    ("auglocal/cifar10", "bp", "resnet32", {}),
+    ("auglocal/cifar10", "bp", "resnet32", {"rule.checkpoint": True}),
+    ("auglocal/cifar10", "infopro", "resnet32", {}),
+    ("auglocal/cifar10", "auglocal", "resnet32", {}),
+]
+
+
+@pytest.mark.parametrize(("recipe", "rule", "network", "sets"), CASES)
+def test_as_many_bytes_as_a_step_that_is_run(recipe, rule, network, sets):
+    asked = load_recipe(recipe, "smoke", {"training.batch": 4, **sets}).for_run(rule, network)
+    traced = trace(Case(asked, rule, network, 10))
+    setting = set_up(Case(asked, rule, network, 10))
+    with SavedBytes(setting.given, timeline=True) as saved:
+        Engine(setting.network.blocks, setting.units).step(setting.batch)
+    assert traced.saved_bytes == saved.peak > 0
+    assert traced.peak_bytes > traced.saved_bytes
+    kept = [size for _, size, _ in traced.timeline]
+    assert max(kept) == saved.peak and kept[0] == kept[-1] == 0
+    of_run = iter(size for _, size in saved.timeline)
+    changes = [size for before, size in pairwise(kept) if size != before]
+    assert all(size in of_run for size in changes)  # in this order
+
+
+def test_where_maps_are_large_the_prediction_is_the_allocator_s_peak():
+    chain = load_recipe("auglocal/cifar10", "paper", {"training.batch": 16})
+    asked = chain.for_run("auglocal", "resnet32")
+    setting = set_up(Case(asked, "auglocal", "resnet32", 10))
+    engine = Engine(setting.network.blocks, setting.units)
+    measured = allocation_peak(lambda: engine.step(setting.batch))
+    traced = trace(Case(asked, "auglocal", "resnet32", 10))
+    assert measured == pytest.approx(traced.peak_bytes, rel=0.01)
+
+
+def test_the_work_of_a_step_is_three_forward_passes_but_for_the_first_layer():
+    asked = load_recipe("auglocal/cifar10").for_run("bp", "resnet32")
+    setting = set_up(Case(asked, "bp", "resnet32", 10), device="meta")
+    [unit] = setting.units
+    forward = multiply_adds(setting.network.blocks, (3, 32, 32)) + 64 * 10
+    first = 3 * 16 * 9 * 32 * 32  # the images need no gradient
+    assert unit.stop == len(setting.network.blocks)
+    traced = trace(Case(asked, "bp", "resnet32", 10))
+    assert traced.multiply_adds == asked.training.batch * (3 * forward - first)
+    assert traced.timeline[-1][0] == traced.multiply_adds
+
+
+def test_checkpointing_keeps_less_and_computes_more():
+    plain, fewer = (
+        trace(
+            Case(
+                load_recipe("auglocal/cifar10", "paper", {"rule.checkpoint": checkpoint}),
+                "bp",
+                "resnet110",
+                10,
+            )
+        )
+        for checkpoint in (False, True)
+    )
+    assert plain.saved_bytes / 1e9 == pytest.approx(8.65, abs=0.05)  # the facts count 8.66
+    assert fewer.saved_bytes < 0.3 * plain.saved_bytes
+    assert fewer.multiply_adds == pytest.approx(4 / 3 * plain.multiply_adds, rel=0.01)
+
+
+def test_the_workspace_of_batch_norm_is_a_map():
+    norm = nn.BatchNorm2d(32).to(memory_format=torch.channels_last)
+    x = torch.rand(16, 32, 24, 24).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = norm(x)
+    gradient = torch.rand_like(y)
+    results = x.nbytes + sum(parameter.nbytes for parameter in norm.parameters())
+    taken = allocation_peak(lambda: y.backward(gradient)) - results
+    assert taken == pytest.approx(x.nbytes, rel=0.02)

@@ -1,0 +1,243 @@
+"""Claims: every kind at its edge, every error, and all claims of both papers on their numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from locbench.errors import UserError
+from locbench.published.claims import KINDS, Claim, build_claim
+from locbench.published.load import load_table, table_names
+
+ROWS = [
+    {"method": "BP", "network": "R"},
+    {"method": "X", "network": "R", "d": 2},
+    {"method": "X", "network": "R", "d": 10},
+    {"method": "BP", "network": "S"},
+    {"method": "X", "network": "S", "d": 2},
+    {"method": "X", "network": "S", "d": 10},
+]
+COLUMNS = ["u", "v"]
+CELLS = {
+    (index, column): {**labels, "column": column}
+    for index, labels in enumerate(ROWS)
+    for column in COLUMNS
+}
+VALUES = {key: 50.0 + 10 * key[0] + (key[1] == "v") for key in CELLS}
+
+
+def claim(**keys: Any) -> Claim:
+    return build_claim({"text": "it is so", **keys}, CELLS, COLUMNS, "file: claim 1")
+
+
+def holds(made: Claim, *values: float) -> bool | None:
+    """Judge with these values for the needed cells, in order."""
+    return made.judge(dict(zip(made.needs(), values, strict=True))).holds
+
+
+ONE_PAIR = {"a": {"method": "X", "d": 2}, "b": {"method": "BP"}, "over": ["network"]}
+ONE_PAIR |= {"columns": ["u"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "true", "false"),
+    [
+        # 69.5 - 68.5 and the like are not exact in binary: the edge itself must hold
+        ("within", {"margin": 0.3}, [(69.5, 69.8), (69.8, 69.5), (1, 1)], [(69.5, 69.81)]),
+        ("above", {"margin": 0.3}, [(69.8, 69.5)], [(69.79, 69.5), (69.5, 69.8)]),
+        ("above", {}, [(69.51, 69.5)], [(69.5, 69.5), (69.4, 69.5)]),
+        ("below", {"margin": 0.3}, [(69.5, 69.8)], [(69.5, 69.79), (69.8, 69.5)]),
+        ("below", {}, [(69.4, 69.5)], [(69.5, 69.5), (69.6, 69.5)]),
+        ("ratio_at_most", {"factor": 0.1}, [(0.3, 3.0)], [(0.301, 3.0)]),
+    ],
+)
+def test_pairs(kind: str, number: dict, true: list, false: list):
+    made = claim(kind=kind, **number, **ONE_PAIR)
+    assert made.comparisons == (((1, "u"), (0, "u")), ((4, "u"), (3, "u")))
+    for pair in true:
+        assert holds(made, *pair, *true[0]) is True, pair
+    for pair in false:
+        assert holds(made, *pair, *true[0]) is False, pair
+        assert holds(made, *true[0], *pair) is False, pair
+
+
+@pytest.mark.parametrize(
+    ("kind", "true", "false"),
+    [("at_least", [2.5, 3], [2.49]), ("at_most", [2.5, -3], [2.51])],
+)
+def test_single_values(kind: str, true: list, false: list):
+    made = claim(kind=kind, value=2.5, a={"method": "BP", "network": "R"}, columns=["u"])
+    assert [holds(made, x) for x in true] == [True] * len(true)
+    assert [holds(made, x) for x in false] == [False] * len(false)
+
+
+def test_series_along_a_label():
+    made = claim(kind="increases", a={"method": "X"}, over=["network"], along="d", columns=["v"])
+    assert made.comparisons == (((1, "v"), (2, "v")), ((4, "v"), (5, "v")))
+    assert holds(made, 1, 2, 5, 6) is True
+    assert holds(made, 1, 2, 6, 6) is False
+    falls = claim(kind="decreases", a={"method": "X"}, over=["network"], along="d", margin=1)
+    assert len(falls.comparisons) == 4  # both columns
+    assert holds(falls, 2, 1, 2, 1, 2, 1, 2, 1) is True
+    assert holds(falls, 2, 1, 2, 1.1, 2, 1, 2, 1) is False
+
+
+def test_a_series_runs_by_number_whatever_the_order_of_the_rows():
+    turned = dict(reversed(CELLS.items()))
+    raw = {"text": "it rises", "kind": "increases", "a": {"method": "X"}, "over": ["network"]}
+    made = build_claim(raw | {"along": "d", "columns": ["u"]}, turned, COLUMNS, "file")
+    assert set(made.comparisons) == {((1, "u"), (2, "u")), ((4, "u"), (5, "u"))}
+
+
+def test_series_along_the_columns_in_the_order_given():
+    rows = {"a": {"method": "BP"}, "over": ["network"], "along": "column"}
+    assert claim(kind="increases", **rows).comparisons[0] == ((0, "u"), (0, "v"))
+    turned = claim(kind="increases", columns=["v", "u"], **rows)
+    assert turned.comparisons == (((0, "v"), (0, "u")), ((3, "v"), (3, "u")))
+
+
+def test_series_of_text_runs_in_the_order_of_the_filter():
+    made = claim(
+        kind="increases",
+        a={"network": ["S", "R"], "method": "BP"},
+        along="network",
+        columns=["u"],
+    )
+    assert made.comparisons == (((3, "u"), (0, "u")),)
+
+
+def test_an_empty_b_is_every_other_cell():
+    made = claim(kind="above", a={"method": "X", "d": 10}, b={}, over=["network"], columns=["u"])
+    assert made.comparisons[:2] == (((2, "u"), (0, "u")), ((2, "u"), (1, "u")))
+    assert len(made.comparisons) == 4
+
+
+def test_columns_are_compared_apart_unless_named():
+    made = claim(kind="below", a={"method": "BP"}, b={"d": 2}, over=["network"])
+    assert all(a[1] == b[1] for a, b in made.comparisons) and len(made.comparisons) == 4
+    across = claim(
+        kind="below", a={"column": "u"}, b={"column": "v"}, over=["method", "network", "d"]
+    )
+    assert across.comparisons == tuple(((r, "u"), (r, "v")) for r in range(6))
+    assert across.judge(VALUES).holds is True
+
+
+def test_missing_and_non_finite_values_leave_a_claim_open():
+    made = claim(kind="above", **ONE_PAIR)
+    assert made.judge({}).holds is None
+    values = {key: VALUES[key] for key in made.needs()}
+    assert made.judge(values).holds is True
+    for key in made.needs():
+        without = {k: v for k, v in values.items() if k != key}
+        assert made.judge(without).holds is None
+        assert made.judge(values | {key: math.nan}).holds is None
+        assert made.judge(values | {key: math.inf}).holds is None
+
+
+def test_details_name_cells_and_values():
+    made = claim(kind="above", **ONE_PAIR)
+    values = {key: VALUES[key] for key in made.needs()}
+    assert made.judge(values).detail == "closest of 2: X R d=2 60 against BP R 50"
+    assert made.judge(values | {(1, "u"): 49.5}).detail == (
+        "fails in 1 of 2: X R d=2 49.5 against BP R 50"
+    )
+    del values[3, "u"]
+    assert made.judge(values).detail == "1 of 4 cells missing: BP S"
+    both = claim(kind="above", a={"d": 2}, b={"method": "BP"}, over=["network"])
+    assert "X R d=2 [u] 60 against BP R [u] 50" in both.judge(VALUES).detail
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"kind": "abov"}, "unknown kind 'abov'; did you mean 'above'?"),
+        ({"kind": "above", "a": {}}, "'b' is missing"),
+        ({"kind": "within", **ONE_PAIR}, "'margin' is missing"),
+        ({"kind": "above", "margin": "1", **ONE_PAIR}, "'margin' must be a number, not '1'"),
+        ({"kind": "above", "margin": -1, **ONE_PAIR}, "margin -1 is negative"),
+        ({"kind": "above", "factor": 1, **ONE_PAIR}, "unknown key 'factor'"),
+        ({"kind": "at_most", "value": 1, "b": {}}, "unknown key 'b'"),
+        ({"kind": "above", "a": {"metod": "X"}, "b": {}}, "did you mean 'method'?"),
+        ({"kind": "above", "a": {"method": "BQ"}, "b": {}}, "method = 'BQ'; did you mean 'BP'?"),
+        ({"kind": "above", "a": {"method": ["BP", "Y"]}, "b": {}}, "has method = 'Y'"),
+        ({"kind": "above", "a": {"method": [["BP"]]}, "b": {}}, "has method = ['BP']"),
+        ({"kind": "above", "a": {}, "b": {}}, "nothing to compare"),
+        ({"kind": "above", **ONE_PAIR, "columns": ["w"]}, "has column = 'w'"),
+        ({"kind": "above", **ONE_PAIR, "over": ["netwrok"]}, "did you mean 'network'?"),
+        ({"kind": "above", **ONE_PAIR, "over": [1]}, "'over' must be a list of texts"),
+        ({"kind": "above", **ONE_PAIR, "holds_in_print": "no"}, "must be true or false"),
+        ({"kind": "increases", "along": "d"}, "'d' does not order its cells"),
+        ({"kind": "increases", "a": {"method": "X"}, "along": "d"}, "add labels to 'over'"),
+        ({"kind": "increases", "a": {"d": 2}, "along": "network"}, "'network' is text"),
+    ],
+)
+def test_errors_name_the_claim(keys: dict[str, Any], says: str):
+    with pytest.raises(UserError) as error:
+        claim(**keys)
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith("file: claim 1 ('it is so')")
+
+
+PAIRS = [(name, made) for name in table_names() for made in load_table(name).claims]
+
+
+@pytest.mark.parametrize(("name", "made"), PAIRS, ids=[f"{n}: {c.text}" for n, c in PAIRS])
+def test_claims_on_the_published_numbers(name: str, made: Claim):
+    """They hold, but for those that the paper states against its own numbers.
+
+    In a table of ours they are open where a number is not in print.
+    """
+    table = load_table(name)
+    result = made.judge(table.values())
+    is_open = table.number is None and not set(made.needs()) <= set(table.values())
+    assert result.holds is (None if is_open else made.holds_in_print), result.detail
+
+
+def test_which_claims_do_not_hold_in_print():
+    assert [(name, made.text) for name, made in PAIRS if not made.holds_in_print] == [
+        ("loco/table1", "On ResNet-50 LoCo is even slightly better than SimCLR (section 5.1)"),
+        (
+            "loco/table2",
+            "On COCO LoCo beats supervised pretraining by at least 1 already after 100 epochs "
+            "(text)",
+        ),
+        (
+            "loco/table3",
+            "LoCo's gain over SimCLR after 100 epochs on COCO-10K is 0.5 mask AP, "
+            "as the table prints it",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_a_wrong_number_shows_in_every_claim_that_uses_it(name: str):
+    table = load_table(name)
+    values = {cell.key: 50.0 for cell in table.cells()} if table.number is None else {}
+    values |= table.values()
+    for made in table.claims:
+        if made.holds_in_print:
+            for key in made.needs():
+                results = [made.judge(values | {key: x}).holds for x in (-1e6, 1e6)]
+                assert False in results, (made.text, key)
+
+
+def test_every_table_of_numbers_has_claims_and_every_kind_is_used():
+    without = [name for name in table_names() if not load_table(name).claims]
+    assert without == ["loco/table8", "auglocal/table6"]  # tables of text
+    assert {made.kind for _, made in PAIRS} == set(KINDS)
+
+
+def test_the_claims_a_reader_of_loco_takes_away():
+    made = {c.text: c for c in load_table("loco/table1").claims}
+    near = made["LoCo is within 1.0 of SimCLR on every network"]
+    assert (near.kind, near.number) == ("within", 1.0)
+    assert near.comparisons == tuple(
+        ((loco, "linear_top1"), (simclr, "linear_top1")) for loco, simclr in ((7, 5), (10, 8))
+    )
+    gim = made["GIM is below LoCo by at least 3 on every network"]
+    assert (gim.kind, gim.number) == ("below", 3.0)
+    assert gim.comparisons == tuple(
+        ((a, "linear_top1"), (b, "linear_top1")) for a, b in ((6, 7), (9, 10))
+    )

@@ -1,0 +1,426 @@
+"""The regression check: every kind of change is found and named, and nothing else is."""
+
+import copy
+import dataclasses
+import json
+import re
+
+import pytest
+from fabricate import call, complaint, fill, record
+
+from locbench.cli import regression
+from locbench.errors import UserError
+from locbench.paths import results_dir, runs_dir
+from locbench.published.load import load_table
+from locbench.report import check
+from locbench.report.check import Tolerance, compare, load_tolerances, place, successors
+from locbench.runs import estimate
+from locbench.runs.plan import Options, make_plan
+from locbench.runs.store import Store
+
+WHY = 'why = "x"\n'
+PLAN = make_plan(load_table("loco/table1"), Options())
+RUNS = {spec.id: spec for spec in PLAN.runs()}
+IDS = list(RUNS)
+
+
+def find(beginning):
+    return next(id for id in IDS if id.startswith(beginning))
+
+
+LOCO, PROBE = find("pretrain-loco-resnet50"), find("probe-loco-resnet50-loco")
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A results folder of its own, with the real tolerances."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "tolerances.toml").write_text((results_dir() / "tolerances.toml").read_text())
+    for module in (check, estimate, regression):
+        monkeypatch.setattr(module, "results_dir", lambda: folder)
+    monkeypatch.setattr(regression, "environment", lambda: {"git_commit": None})
+    return folder
+
+
+@pytest.fixture
+def here():
+    """Fresh records of all smoke runs."""
+    store = Store(runs_dir())
+    fill(PLAN.runs(), store)
+    return store
+
+
+@pytest.fixture
+def reference(results):
+    """The same records as reference."""
+    store = Store(results / "records")
+    fill(PLAN.runs(), store)
+    return store
+
+
+def change(store, id, **values):
+    """Another record of this run; `metrics` and `cost` are merged."""
+    made = store.load(id)
+    for key, value in values.items():
+        old = getattr(made, key)
+        setattr(made, key, {**old, **value} if isinstance(old, dict) else value)
+    store.discard(id)
+    store.save(made)
+
+
+# --- tolerances ------------------------------------------------------------------------------
+
+
+def test_the_committed_tolerances_are_read():
+    tolerances = {tolerance.number: tolerance for tolerance in load_tolerances()}
+    assert tolerances["top1"].absolute == 4.0 and tolerances["loss of *"].relative == 0.1
+    assert not tolerances["accuracy of *"].compare
+    for name in ("encoder_parameters", "encoder_multiply_adds", "activation_bytes"):
+        exact = tolerances[name]
+        assert (exact.absolute, exact.relative, exact.compare) == (0.0, 0.0, True)
+    assert all(tolerance.why for tolerance in tolerances.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[top1]\nabsolut = 1\n" + WHY, "did you mean 'absolute'"),
+        ("[top1]\nabsolute = 'a'\n" + WHY, "'absolute' must be a number"),
+        ("[top1]\nabsolute = -1\n" + WHY, "negative"),
+        ("[top1]\ncompare = 1\n" + WHY, "true or false"),
+        ("[top1]\nabsolute = 1\n", "'why' is missing"),
+        ("top1 = 4\n", "must be a table"),
+        ("[top1\n", "TOML"),
+    ],
+)
+def test_a_mistake_in_the_tolerances_is_named(results, here, reference, capsys, text, wanted):
+    path = results / "tolerances.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_tolerances(path)
+    assert wanted in str(caught.value) and str(path) in str(caught.value)
+    assert wanted in complaint(capsys, "check", "--no-run")
+
+
+def test_missing_tolerances_are_named(results, here, reference, capsys):
+    (results / "tolerances.toml").unlink()
+    assert "tolerances.toml" in complaint(capsys, "check", "--no-run")
+
+
+def test_the_wider_of_two_tolerances_holds():
+    tolerance = Tolerance("loss of *", 0.5, 0.1, 2.0, True, "")
+    assert tolerance.allows(11.0, 10.0) and not tolerance.allows(11.1, 10.0)
+    assert tolerance.allows(1.5, 1.0) and not tolerance.allows(1.6, 1.0)
+    assert not tolerance.allows(None, 1.0) and not tolerance.allows(1.0, None)
+    assert tolerance.allows(None, None)
+    assert tolerance.covers("loss of stage 1") and not tolerance.covers("loss")
+    exact = Tolerance("top1", 0.0, 0.0, 1.0, True, "")
+    assert exact.covers("top1") and not exact.covers("top10") and exact.allows(3, 3)
+
+
+def test_a_tolerance_may_be_of_one_kind_of_run():
+    wide = Tolerance("train: top1", 8.0, 0.0, 1.0, True, "")
+    exact = Tolerance("top1", 0.0, 0.0, 1.0, True, "")
+    old = next(r for r in Store(results_dir() / "records").readable() if r.kind == "train")
+    moved = copy.deepcopy(old)
+    moved.metrics["top1"]["last"] += 7.9
+    for known, ok in (([wide, exact], True), ([exact], False)):
+        assert [f.ok for f in compare(old, moved, known)] == [ok]
+    moved.kind = old.kind = "probe"
+    assert [f.ok for f in compare(old, moved, [wide, exact])] == [False]
+
+
+# --- which run is compared with which --------------------------------------------------------
+
+
+def test_a_run_is_compared_with_itself_else_with_the_one_in_its_place():
+    assert place("pretrain-loco-resnet50-smoke-s1-abc") == "pretrain-loco-resnet50-smoke-s1"
+    assert successors(["a-1", "b-1"], ["b-1", "a-1"]) == {"a-1": "a-1", "b-1": "b-1"}
+    assert successors(["a-1"], ["a-2"]) == {"a-1": "a-2"}
+    assert successors(["a-1", "c-1"], ["a-1"]) == {"a-1": "a-1"}
+
+
+def test_runs_that_differ_in_their_hash_alone_are_never_mixed_up():
+    assert successors(["a-1", "a-2"], ["a-2", "a-1"]) == {"a-1": "a-1", "a-2": "a-2"}
+    assert successors(["a-1", "a-2"], ["a-2", "a-3"]) == {"a-2": "a-2", "a-1": "a-3"}
+    assert successors(["a-1", "a-2"], ["a-3", "a-4"]) == {}
+    assert successors(["a-1"], ["a-2", "a-3"]) == {}
+
+
+# --- check -----------------------------------------------------------------------------------
+
+
+def test_the_same_records_pass(here, reference, capsys):
+    code, out, err = call(capsys, "check", "--no-run")
+    assert code == 0 and err == "" and "0 moved" in out
+    assert f"numbers of {len(IDS)} runs compared" in out
+    code, out, _ = call(capsys, "check", "--no-run", "--json")
+    findings = json.loads(out)
+    assert code == 0 and all(finding["ok"] for finding in findings)
+    compared = {finding["number"] for finding in findings}
+    assert {"top1", "loss of stage 1", "encoder_parameters", "activation_bytes"} <= compared
+    assert "auxiliary_parameters of stages 1-2" in compared
+    assert not {"wall_time_s", "accuracy of stage 1", "steps"} & compared
+
+
+MOVES = {
+    "top1 drops": (PROBE, {"metrics": {"top1": {"last": 36.7}}}, "top1 40.75 -> 36.7"),
+    "top1 rises": (PROBE, {"metrics": {"top1": {"last": 44.8}}}, "top1 40.75 -> 44.8"),
+    "top1 drops in another precision": (
+        PROBE,
+        {"metrics": {"top1": {"last": 33.7}}, "tags": {"pretrain_precision": "bfloat16"}},
+        "top1 40.75 -> 33.7",
+    ),
+    "a unit's loss moves": (
+        LOCO,
+        {"metrics": {"loss of stages 2-3": {"last": 5.0}}},
+        "loss of stages 2-3 4.5 -> 5",
+    ),
+    "a loss is not finite": (
+        LOCO,
+        {"metrics": {"loss of stages 2-3": {"last": None}}},
+        "loss of stages 2-3 4.5 -> nothing",
+    ),
+    "a parameter more": (
+        LOCO, {"cost": {"encoder_parameters": 90_001}}, "encoder_parameters 90,000 -> 90,001"
+    ),
+    "an operation less": (
+        LOCO,
+        {"cost": {"encoder_multiply_adds": 11_999_999}},
+        "encoder_multiply_adds 12,000,000 -> 11,999,999",
+    ),
+    "a byte more alive": (
+        LOCO, {"cost": {"activation_bytes": 50_000_001}}, "activation_bytes"
+    ),
+    "diverged": (LOCO, {"status": "diverged", "error": "at step 3"}, "status diverged: at step 3"),
+    "failed": (LOCO, {"status": "failed", "error": "disk"}, "status failed: disk"),
+    "running": (PROBE, {"status": "running"}, "status is running"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_what_moved_is_named_with_its_run_and_exit_code_1(here, reference, capsys, name):
+    id, values, wanted = MOVES[name]
+    change(here, id, **values)
+    code, out, err = call(capsys, "check", "--no-run")
+    assert code == 1 and err.startswith("locbench: 1 moved: ") and err.count("\n") == 1
+    assert f"{place(id)}: {wanted}" in err and "moved" in out
+    code, out, _ = call(capsys, "check", "--no-run", "--json")
+    assert code == 1 and [f["run"] for f in json.loads(out) if not f["ok"]] == [place(id)]
+
+
+STAYS = {
+    "top1 within 4 points": (PROBE, {"metrics": {"top1": {"last": 36.8, "best": 50.0}}}),
+    "a loss within a tenth": (LOCO, {"metrics": {"loss of stages 1-2": {"last": 4.1}}}),
+    "the accuracy of pairs": (LOCO, {"metrics": {"accuracy of stages 1-2": {"last": 0.9}}}),
+    "time": (LOCO, {"cost": {"wall_time_s": 9000.0, "images_per_s": 1.0}}),
+    "top1 within 7 points after a pretraining in bf16": (
+        PROBE, {"metrics": {"top1": {"last": 33.8}}, "tags": {"pretrain_precision": "bfloat16"}}
+    ),
+    "a loss within 15 % in another precision": (
+        LOCO,
+        {"metrics": {"loss of stages 1-2": {"last": 3.9}}, "tags": {"precision": "bfloat16"}},
+    ),
+    "memory in another precision": (
+        LOCO, {"cost": {"activation_bytes": 1}, "tags": {"precision": "bfloat16"}}
+    ),
+    "memory of one of two processes": (
+        LOCO, {"cost": {"activation_bytes": 1}, "tags": {"processes": 2}}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_may_move_is_no_finding(here, reference, capsys, name):
+    change(here, STAYS[name][0], **STAYS[name][1])
+    code, out, _ = call(capsys, "check", "--no-run")
+    assert code == 0 and "0 moved" in out
+    assert ("skipped: precision bfloat16, not float32" in " ".join(out.split())) == (
+        "precision" in name
+    )
+
+
+def test_a_unit_that_is_gone_and_a_decoder_that_grew(here, reference, capsys):
+    units = here.load(LOCO).units
+    units[0]["auxiliary_parameters"] += 1
+    change(here, LOCO, units=units)
+    assert "of stages 1-2 3,000 -> 3,001" in call(capsys, "check", "--no-run")[2]
+    change(here, LOCO, units=units[1:])
+    assert "stages 1-2 3,000 -> nothing" in call(capsys, "check", "--no-run")[2]
+
+
+def test_a_reference_that_no_table_asks_for(here, reference, capsys):
+    old = dataclasses.replace(
+        here.load(LOCO), id="pretrain-oldrule-resnet50-smoke-s1234-0123456789"
+    )
+    reference.save(old)
+    code, _, err = call(capsys, "check", "--no-run")
+    assert code == 1 and "pretrain-oldrule-resnet50-smoke-s1234: status no table asks for" in err
+
+
+def test_a_run_that_was_not_run(here, reference, capsys):
+    here.discard(PROBE)
+    code, _, err = call(capsys, "check", "--no-run")
+    assert code == 1 and f"{place(PROBE)}: status has no finished record" in err
+
+
+def test_a_changed_recipe_is_compared_in_its_place_and_marked(here, reference, capsys):
+    old = reference.load(LOCO)
+    reference.discard(LOCO)
+    reference.save(dataclasses.replace(old, id=f"{place(LOCO)}-0123456789"))
+    code, out, _ = call(capsys, "check", "--no-run")
+    assert code == 0 and "a version changed since" in " ".join(out.split())
+    change(here, LOCO, cost={"encoder_parameters": 1})
+    assert call(capsys, "check", "--no-run")[0] == 1
+
+
+def test_a_new_run_is_told_and_fails_only_if_it_did(here, reference, capsys):
+    reference.discard(LOCO)
+    code, out, _ = call(capsys, "check", "--no-run")
+    assert code == 0 and "no reference yet" in out
+    change(here, LOCO, status="diverged", error="at once")
+    assert call(capsys, "check", "--no-run")[0] == 1
+
+
+def test_without_any_reference_nothing_is_checked(here, results, capsys):
+    assert "no reference records" in complaint(capsys, "check", "--no-run")
+
+
+def test_records_of_other_commits_are_told(here, reference, capsys, monkeypatch):
+    monkeypatch.setattr(regression, "environment", lambda: {"git_commit": "abc"})
+    assert f"{len(IDS)} of {len(IDS)} runs are of another commit" in call(
+        capsys, "check", "--no-run"
+    )[2]  # fmt: skip
+
+
+# --- running and accepting -------------------------------------------------------------------
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The ids of runs that were carried out, each in no time."""
+    carried_out = []
+
+    def execute(spec, shop):
+        carried_out.append(spec.id)
+        made = record(spec)
+        shop.store.save(made)
+        return made
+
+    monkeypatch.setattr("locbench.runs.executor.execute", execute)
+    return carried_out
+
+
+def test_check_trains_what_is_missing(here, reference, capsys, ran):
+    for id in (LOCO, PROBE):
+        here.discard(id)
+    code, out, err = call(capsys, "check")
+    assert code == 0 and ran == [LOCO, PROBE] and "2 to go" in err and "0 moved" in out
+
+
+def test_check_fresh_trains_everything_and_keeps_the_old(here, reference, capsys, ran):
+    assert call(capsys, "check", "--fresh")[0] == 0
+    assert ran == IDS and len(list((here.root / "set-aside").iterdir())) == len(IDS)
+
+
+def test_update_makes_the_records_the_reference_and_renders_the_tables(here, results, capsys):
+    store = check.reference_store()
+    small = make_plan(load_table("loco/table1"), Options("small", assume_data=True)).runs()[0]
+    gone = dataclasses.replace(here.load(LOCO), id="pretrain-old-x-smoke-s1-0123456789")
+    for old in (record(small), gone):
+        store.save(old)
+    code, out, _ = call(capsys, "check", "loco/table1", "--no-run", "--update")
+    assert code == 0 and f"{len(IDS)} records are the reference now" in out
+    assert store.ids() == sorted([*IDS, small.id, gone.id]), "only the table's were exchanged"
+    assert call(capsys, "check", "--no-run", "--update")[0] == 0
+    assert store.ids() == sorted([*IDS, small.id]), "those of other scales stay"
+    assert all(store.load(id) == here.load(id) for id in IDS)
+    table = (results / "tables" / "loco" / "table1.md").read_text()
+    assert "40.8 (1)" in table and "say nothing about the paper" in table
+    assert call(capsys, "check", "--no-run")[0] == 0
+
+    change(here, PROBE, metrics={"top1": {"last": 10.0}})
+    assert call(capsys, "check", "--no-run")[0] == 1
+    assert call(capsys, "check", "--no-run", "--update")[0] == 0
+    assert store.load(PROBE).metrics["top1"]["last"] == 10.0
+    assert call(capsys, "check", "--no-run")[0] == 0
+
+
+def test_a_table_without_a_reference_is_checked_once_it_is_named(here, reference, capsys, ran):
+    other = make_plan(load_table("auglocal/table2"), Options())
+    assert call(capsys, "check", "--no-run")[0] == 0, "its runs are not asked for"
+    code, _, err = call(capsys, "check", "auglocal/table2", "--update")
+    assert code == 0 and ran == [spec.id for spec in other.runs()]
+    assert check.reference_store().ids() == sorted([*IDS, *ran]), "LoCo's are as they were"
+    here.discard(ran[0])
+    code, _, err = call(capsys, "check", "--no-run")
+    assert code == 1 and place(ran[0]) in err, "from now on it is"
+    assert call(capsys, "check", "loco/table1", "--no-run")[0] == 0
+
+
+def test_tables_that_share_runs_and_names_keep_their_references(here, reference, capsys, ran):
+    """Selections of Table 5 differ from AugLocal's runs of Table 1 in their settings alone."""
+    both = ("auglocal/table1", "auglocal/table5")
+    assert call(capsys, "check", *both, "--update")[0] == 0
+    ids = check.reference_store().ids()
+    assert len(ids) == len(IDS) + 18 + 8
+    for name in both:
+        assert call(capsys, "check", name, "--no-run")[0] == 0
+        assert call(capsys, "check", name, "--no-run", "--update")[0] == 0
+        assert check.reference_store().ids() == ids
+
+
+def test_a_table_that_cannot_be_measured_is_refused(here, reference, capsys):
+    line = complaint(capsys, "check", "auglocal/table6")
+    assert "auglocal/table6: no cell of it can be measured here yet" in line
+
+
+def test_update_refuses_what_is_not_whole(here, reference, capsys):
+    before = {id: reference.path(id).read_bytes() for id in IDS}
+    change(here, PROBE, status="running")
+    assert "1 of 23 runs are not done" in complaint(capsys, "check", "--no-run", "--update")
+    change(here, PROBE, status="diverged", error="x")
+    assert "diverged: nothing was changed" in complaint(
+        capsys, "check", "--no-run", "--update", code=3
+    )
+    assert {id: reference.path(id).read_bytes() for id in IDS} == before
+
+
+# --- diff ------------------------------------------------------------------------------------
+
+
+def test_diff_shows_both_and_the_difference(here, reference, capsys):
+    change(here, PROBE, metrics={"top1": {"last": 42.0}})
+    reference.discard(find("probe-gim-resnet50-loco"))
+    here.discard(find("probe-simclr-resnet50-loco"))
+    code, out, err = call(capsys, "diff", "table1", "--json")
+    assert code == 0 and err == ""
+    lines = {line["run"]: line for line in json.loads(out)}
+    assert lines[place(PROBE)] == {
+        "run": place(PROBE), "metric": "top1", "here": 42.0, "reference": 40.75,
+        "n": 1, "spread": None, "reference_n": 1, "reference_spread": None,
+    }  # fmt: skip
+    assert lines[place(find("probe-gim-resnet50-loco"))]["reference"] is None
+    assert lines[place(find("probe-simclr-resnet50-loco"))]["here"] is None
+    assert len(lines) == 17, "every probe and the pixels"
+
+    code, out, _ = call(capsys, "diff", "table1")
+    assert code == 0 and "+1.25" in out and out.count(" -") >= 2 and "±" not in out
+    assert "nothing here can fill" in call(capsys, "diff", "auglocal/table6")[1]
+
+
+def test_diff_of_several_seeds_is_one_line_a_cell(here, reference, capsys):
+    fill(make_plan(load_table("loco/table1"), Options(seeds=3)).runs(), here)
+    code, out, _ = call(capsys, "diff", "table1", "--seeds", "3", "--json")
+    lines = {line["run"]: line for line in json.loads(out)}
+    assert code == 0 and len(lines) == 17
+    assert lines[place(PROBE)] == {
+        "run": place(PROBE), "metric": "top1", "here": 41.0, "reference": 40.75,
+        "n": 3, "spread": 0.25, "reference_n": 1, "reference_spread": None,
+    }  # fmt: skip
+    pixels = lines[place(find("pixels"))]
+    assert (pixels["n"], pixels["spread"]) == (1, None)
+    _, out, _ = call(capsys, "diff", "table1", "--seeds", "3")
+    [line] = [line for line in out.splitlines() if line.startswith(place(PROBE))]
+    assert re.split(" {2,}", line.strip())[1:] == ["top1", "41.00 ± 0.25 (3)", "40.75 (1)", "+0.25"]

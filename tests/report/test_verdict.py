@@ -1,0 +1,291 @@
+"""Verdicts: every name is reached, the statistics are scipy's, and the rule has no holes."""
+
+import itertools
+import math
+import random
+import statistics
+
+import pytest
+from scipy import stats
+
+from locbench.report.verdict import ALPHA, NAMES, judge, welch
+
+
+def by_spread(measured, published=93.96, std=0.15, n=3, tolerance=0.5, **more):
+    return judge(published, std, n, measured, tolerance, "paper", **more)
+
+
+def by_tolerance(measured, published=69.5, tolerance=0.5, **more):
+    return judge(published, None, None, measured, tolerance, "paper", **more)
+
+
+def sample(mean, std, n, draw):
+    """n values with exactly this mean and sample standard deviation."""
+    values = [draw.gauss(0, 1) for _ in range(n)]
+    centre, spread = statistics.fmean(values), statistics.stdev(values)
+    return [mean + std * (v - centre) / spread for v in values]
+
+
+# --- Welch -----------------------------------------------------------------------------------
+
+
+def test_welch_is_scipys():
+    draw = random.Random(0)
+    for _ in range(200):
+        n, m = draw.randint(2, 9), draw.randint(2, 9)
+        ours = [draw.gauss(90, draw.uniform(0.01, 3)) for _ in range(n)]
+        theirs = [draw.gauss(90, draw.uniform(0.01, 3)) for _ in range(m)]
+        mean, std = statistics.fmean(ours), statistics.stdev(ours)
+        other, other_std = statistics.fmean(theirs), statistics.stdev(theirs)
+        found = welch(mean, std, n, other, other_std, m)
+        full = stats.ttest_ind(ours, theirs, equal_var=False)
+        short = stats.ttest_ind_from_stats(mean, std, n, other, other_std, m, equal_var=False)
+        assert found.t == pytest.approx(full.statistic) == pytest.approx(short.statistic)
+        assert found.p == pytest.approx(full.pvalue) == pytest.approx(short.pvalue)
+        assert found.df == pytest.approx(full.df)
+        interval = full.confidence_interval(1 - ALPHA)
+        assert found.least == pytest.approx((interval.high - interval.low) / 2)
+        # The least significant difference is where p crosses the line.
+        at_least = welch(other + found.least, std, n, other, other_std, m)
+        assert at_least.p == pytest.approx(ALPHA)
+
+
+def test_the_numbers_that_the_rule_quotes():
+    least = {n: welch(0.0, 1.0, n, 0.0, 1.0, 3).least for n in (2, 3, 10)}
+    assert least[3] == pytest.approx(2.27, abs=0.01) and least[2] == pytest.approx(3.51, abs=0.01)
+
+    def power(n, difference):
+        test = welch(0.0, 1.0, n, 0.0, 1.0, 3)
+        shift = difference / math.sqrt(1 / n + 1 / 3)
+        return stats.nct.sf(stats.t.ppf(1 - ALPHA / 2, test.df), test.df, shift)
+
+    assert all(0.55 <= power(n, least[n]) <= 0.61 for n in (2, 3, 10))
+    assert power(3, 3.1) == pytest.approx(0.8, abs=0.01)
+    assert power(10, 2.7) == pytest.approx(0.8, abs=0.01)
+    assert stats.t.ppf(0.975, 1) == pytest.approx(12.7, abs=0.01)
+
+
+def test_welch_without_any_spread():
+    assert welch(1.0, 0.0, 3, 1.0, 0.0, 3).p == 1.0
+    apart = welch(0.9, 0.0, 3, 1.0, 0.0, 3)
+    assert apart.p == 0.0 and apart.t == -math.inf
+    assert by_spread([94.0, 94.0], published=94.0, std=0.0).name == "reproduced"
+    assert by_spread([93.9, 93.9], published=94.0, std=0.0).name == "worse"
+
+
+# --- with a published spread -----------------------------------------------------------------
+
+
+def test_a_published_spread_decides_by_welch_from_both_sides():
+    draw = random.Random(1)
+    assert by_spread(sample(93.9, 0.15, 3, draw)).name == "reproduced"
+    assert by_spread(sample(92.0, 0.15, 3, draw)).name == "worse"
+    assert by_spread(sample(95.0, 0.15, 3, draw)).name == "better"
+    assert by_spread(sample(95.0, 0.15, 3, draw), higher_is_better=False).name == "worse"
+    # Not significant, but these runs could not have shown half a point either.
+    wide = by_spread(sample(93.9, 0.9, 3, draw))
+    assert wide.name == "inconclusive" and "tolerance 0.5" in wide.detail
+    assert by_spread(sample(93.9, 0.9, 3, draw), tolerance=5.0).name == "reproduced"
+
+
+def test_one_run_has_no_spread_however_far_it_is():
+    for value in (93.96, 50.0):
+        verdict = by_spread([value])
+        assert verdict.name == "inconclusive" and "one run has no spread" in verdict.detail
+
+
+def test_without_a_tolerance_three_runs_can_decide_and_two_cannot():
+    draw = random.Random(2)
+    for std in (0.01, 0.15, 2.0):
+        three = by_spread(sample(93.96, std, 3, draw), std=std, tolerance=None)
+        two = by_spread(sample(93.96, std, 2, draw), std=std, tolerance=None)
+        assert (three.name, two.name) == ("reproduced", "inconclusive")
+        assert "3 published deviations" in three.detail
+
+
+def test_an_n_that_the_paper_does_not_give_is_three_and_said():
+    measured = sample(93.7, 0.1, 3, random.Random(3))
+    assumed, stated = by_spread(measured, n=None), by_spread(measured, n=3)
+    assert "(n = 3, assumed)" in assumed.detail and "assumed" not in stated.detail
+    assert assumed.name == stated.name
+    test = welch(statistics.fmean(measured), statistics.stdev(measured), 3, 93.96, 0.15, 3)
+    assert f"p = {test.p:.2g}" in assumed.detail and f"t = {test.t:.2f}" in assumed.detail
+    with pytest.raises(ValueError, match="at least 2"):
+        by_spread(measured, n=1)
+
+
+def test_significance_and_power_decide_everywhere():
+    draw = random.Random(4)
+    seen = set()
+    for _ in range(500):
+        std, ours, n = draw.uniform(0.02, 1), draw.uniform(0.02, 1), draw.randint(2, 6)
+        tolerance, shift = draw.uniform(0.1, 2), draw.uniform(-2, 2)
+        measured = sample(90 + shift, ours, n, draw)
+        name = by_spread(measured, published=90.0, std=std, tolerance=tolerance).name
+        full = stats.ttest_ind_from_stats(90 + shift, ours, n, 90, std, 3, equal_var=False)
+        if full.pvalue < 0.05:
+            assert name == ("better" if shift > 0 else "worse")
+        else:
+            # |t| = |shift| / SE, so SE follows, and with scipy's df the smallest difference.
+            error = abs(shift / full.statistic)
+            least = stats.t.ppf(0.975, full.df) * error if hasattr(full, "df") else None
+            least = least or welch(90 + shift, ours, n, 90, std, 3).least
+            assert name == ("reproduced" if least <= tolerance else "inconclusive")
+        seen.add(name)
+    assert seen == {"better", "worse", "reproduced", "inconclusive"}
+
+
+# --- with a tolerance alone ------------------------------------------------------------------
+
+
+def test_a_tolerance_decides_one_run_from_both_sides():
+    cases = {69.5: "reproduced", 69.0: "reproduced", 70.0: "reproduced", 68.9: "worse"}
+    for value, name in {**cases, 70.1: "better"}.items():
+        assert by_tolerance([value]).name == name
+    assert by_tolerance([68.9], higher_is_better=False).name == "better"
+    assert by_tolerance([70.1], higher_is_better=False).name == "worse"
+    assert by_tolerance([70.1], higher_is_better=None).name == "worse"
+    assert by_tolerance([68.9], higher_is_better=None).name == "worse"
+
+
+def test_the_edge_of_a_tolerance_is_inside_whatever_the_floats_say():
+    for tenths in range(1, 1000):
+        published, value = tenths / 10, (tenths + 3) / 10
+        assert by_tolerance([value], published=published, tolerance=0.3).name == "reproduced"
+        assert by_tolerance([published], published=value, tolerance=0.3).name == "reproduced"
+        beyond = (tenths + 4) / 10
+        assert by_tolerance([beyond], published=published, tolerance=0.3).name == "better"
+
+
+def test_runs_that_differ_more_than_the_tolerance_decide_nothing():
+    assert by_tolerance([68.0, 71.0, 69.5]).name == "inconclusive"
+    assert by_tolerance([69.4, 69.6]).name == "reproduced"
+    assert by_tolerance([60.0, 62.0, 61.0]).name == "worse"
+    near = by_tolerance([68.9, 69.1, 69.3])
+    assert near.name == "inconclusive" and "standard error" in near.detail
+
+
+def test_two_standard_errors_from_the_edge_decide():
+    draw = random.Random(5)
+    for _ in range(300):
+        std, n, shift = draw.uniform(0.01, 1), draw.randint(2, 9), draw.uniform(-2, 2)
+        verdict = by_tolerance(sample(69.5 + shift, std, n, draw))
+        distance, error = abs(abs(shift) - 0.5), std / math.sqrt(n)
+        if abs(distance - 2 * error) < 1e-6:
+            continue
+        sure = "reproduced" if abs(shift) < 0.5 else "better" if shift > 0 else "worse"
+        assert verdict.name == (sure if distance > 2 * error else "inconclusive")
+
+
+def test_no_spread_and_no_tolerance_is_no_rule():
+    verdict = by_tolerance([69.5], tolerance=None)
+    assert verdict.name == "inconclusive" and "neither" in verdict.detail
+
+
+# --- what is looked at first -----------------------------------------------------------------
+
+
+def test_only_the_papers_scale_is_judged_and_every_tag_is_named():
+    for scale in ("smoke", "small"):
+        verdict = judge(69.5, None, None, [69.5], 0.5, scale)
+        assert (
+            verdict.name == "not comparable" and str(verdict) == f"not comparable (scale {scale})"
+        )
+    verdict = judge(69.5, None, None, [69.5], 0.5, "smoke", mismatches=["probe moco"])
+    assert str(verdict) == "not comparable (scale smoke, probe moco)"
+    assert str(by_tolerance([69.5], mismatches=["probe moco"])) == "not comparable (probe moco)"
+    assert str(by_tolerance([69.5])) == "reproduced"
+
+
+@pytest.mark.parametrize("published", [None, "64R-AP-10FC"])
+def test_a_cell_without_a_published_number_has_nothing_to_be_compared_with(published):
+    assert "no published number" in str(by_tolerance([1.0], published=published))
+
+
+def test_not_run_says_what_is_there():
+    assert judge(69.5, None, None, [], 0.5, "smoke").name == "not run"
+    verdict = by_tolerance([], statuses=["running", "failed", "failed"])
+    assert (verdict.name, verdict.detail) == ("not run", "1 running, 2 failed")
+    assert (
+        "2 more not finished" in by_tolerance([69.5], statuses=["done", "running", "failed"]).detail
+    )
+
+
+def test_one_diverged_run_is_enough_at_every_scale():
+    for scale in ("paper", "small", "smoke"):
+        verdict = judge(
+            69.5, None, None, [69.5, 69.6], 0.5, scale, statuses=["done", "diverged", "done"]
+        )
+        assert (verdict.name, verdict.detail) == ("diverged", "1 of 3 runs")
+    assert by_tolerance([], statuses=["diverged"]).name == "diverged"
+    for value in (math.nan, math.inf):
+        verdict = by_tolerance([69.5, value])
+        assert (verdict.name, verdict.detail) == ("diverged", "1 of 2 runs")
+
+
+# --- costs -----------------------------------------------------------------------------------
+
+
+def test_costs_are_compared_to_the_last_digit_at_every_scale():
+    def cost(value, published=0.63, scale="smoke", **more):
+        return judge(
+            published, None, None, [value], None, scale, higher_is_better=False, decimals=2, **more
+        )
+
+    for scale in ("paper", "small", "smoke"):
+        assert cost(0.6290, scale=scale).name == "reproduced"
+        assert cost(0.6239, scale=scale).name == "better"
+        assert cost(0.6361, scale=scale).name == "worse"
+    assert cost(0.635).name == cost(0.625).name == "reproduced", "a tie rounds either way"
+    assert str(cost(0.629, mismatches=["input 64"])) == "not comparable (input 64)"
+    assert "0.6290 against 0.63" in cost(0.629).detail
+
+
+def test_every_number_that_prints_alike_is_reproduced():
+    draw = random.Random(6)
+    for _ in range(500):
+        decimals, value = draw.randint(0, 3), draw.uniform(0, 300)
+        published = float(f"{value:.{decimals}f}")
+        step = 10.0**-decimals
+        for shift, name in ((0, "reproduced"), (step, "better"), (-step, "worse")):
+            verdict = judge(
+                published, None, None, [value + shift], None, "smoke", decimals=decimals
+            )
+            assert verdict.name == name
+
+
+# --- the whole -------------------------------------------------------------------------------
+
+
+def test_mirroring_the_numbers_swaps_better_and_worse():
+    swap = {"better": "worse", "worse": "better"}
+    draw = random.Random(7)
+    for _ in range(200):
+        n, std = draw.randint(1, 5), draw.choice([None, draw.uniform(0.05, 0.5)])
+        measured = [90 + draw.gauss(0, 0.5) for _ in range(n)]
+        mirrored = [180 - value for value in measured]
+        one = judge(90.0, std, None, measured, 0.4, "paper")
+        two = judge(90.0, std, None, mirrored, 0.4, "paper")
+        three = judge(90.0, std, None, mirrored, 0.4, "paper", higher_is_better=False)
+        assert two.name == swap.get(one.name, one.name) and three.name == one.name
+
+
+def test_every_combination_has_a_verdict_that_gives_its_numbers():
+    choices = itertools.product(
+        (None, 69.5, "text"),
+        (None, 0.2),
+        (None, 5),
+        ([], [69.4], [69.4, 69.7, 69.2], [math.nan]),
+        (None, 0.5),
+        ("paper", "smoke"),
+        ((), ("probe moco",)),
+        (None, 1),
+    )
+    seen = set()
+    for published, std, n, measured, tolerance, scale, tags, decimals in choices:
+        verdict = judge(
+            published, std, n, measured, tolerance, scale, mismatches=tags, decimals=decimals
+        )
+        assert verdict.name in NAMES and verdict.detail and "\n" not in verdict.detail
+        seen.add(verdict.name)
+    assert seen == set(NAMES) - {"better", "worse"} | {"worse"}
