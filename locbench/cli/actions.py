@@ -50,7 +50,7 @@ def set_aside(specs: list[RunSpec], store: Store) -> None:
     What was measured on a pretraining goes with it: its encoder will be another one. UserError,
     and nothing is moved, where another process is at one of them.
     """
-    if processes.rank():
+    if processes.launch_rank():
         return  # the first process does so
     moved = {spec.id for spec in specs}
     followers = {record.id for record in store.readable() if record.parent in moved}

@@ -62,7 +62,7 @@ def main() -> None:
 def _complain(message: str, code: int) -> int:
     from locbench.distributed import group as processes
 
-    who = f" (process {processes.rank()})" if processes.rank() else ""
+    who = f" (process {processes.launch_rank()})" if processes.launch_rank() else ""
     sys.stderr.write(f"locbench{who}: {' '.join(message.split())}\n")
     return code
 

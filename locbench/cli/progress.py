@@ -45,7 +45,7 @@ COST_WORDS = {
 
 def say(text: str) -> None:
     """A line on stderr: stdout is for results. Under torchrun from the first process only."""
-    if not processes.rank():
+    if not processes.launch_rank():
         terminal(stderr=True).print(text, markup=False)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from locbench.data.images import decode, guarded, threads
 from locbench.data.listing import Files
-from locbench.distributed.group import neighbours
+from locbench.distributed.group import local_world_size
 
 
 class StreamingSplit:
@@ -29,7 +29,7 @@ class StreamingSplit:
         self.files = files
         self.targets = targets  # int64 [N]
         self.side = side
-        workers = max(1, threads() // neighbours())
+        workers = max(1, threads() // local_world_size())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._ahead: tuple[list[int], list[Future[np.ndarray]]] | None = None
         self._decode: Callable[[bytes], np.ndarray] = partial(decode, side=side, fast=True)

@@ -23,17 +23,17 @@ LOST = (
 )
 
 
-def world() -> int:
+def launched() -> int:
     """How many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def rank() -> int:
+def launch_rank() -> int:
     """Which of them this one is; 0 leads."""
     return int(os.environ.get("RANK", "0"))
 
 
-def neighbours() -> int:
+def local_world_size() -> int:
     """How many of them are on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -51,7 +51,7 @@ class Group:
     """The processes together; `leads` is whether this is the first."""
 
     def __init__(self, control: Any = None) -> None:
-        self.leads, self.alone, self._control = rank() == 0, control is None, control
+        self.leads, self.alone, self._control = launch_rank() == 0, control is None, control
 
     def share(self, work: Any) -> Any:
         """The leader's `work`, for all: what the others give is not looked at."""
@@ -96,18 +96,18 @@ def together(shared: bool = True) -> Iterator[None]:
         _together = False
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes work on the run at hand."""
-    return world() if _together else 1
+    return launched() if _together else 1
 
 
-def place() -> int:
-    """Which of `size()` this one is, from 0."""
-    return rank() if _together else 0
+def rank() -> int:
+    """Which of `world_size()` this one is, from 0."""
+    return launch_rank() if _together else 0
 
 
 def _ended(signal: int, frame: Any) -> NoReturn:
-    if rank() and not _together:  # it only waits
+    if launch_rank() and not _together:  # it only waits
         raise SystemExit(RunFailed.exit_code)
     raise RunFailed(LOST)
 
@@ -119,7 +119,7 @@ def joined(device: str) -> Iterator[Group]:
     UserError where they cannot have a GPU each, or do not find each other.
     """
     global _joined
-    if world() == 1:
+    if launched() == 1:
         yield _joined
         return
     import torch
@@ -130,8 +130,8 @@ def joined(device: str) -> Iterator[Group]:
         local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= there or device.startswith("cuda:"):
             raise UserError(
-                f"{world()} processes, {there} GPUs here and --device {device}: start one process "
-                "a GPU, and leave --device out"
+                f"{launched()} processes, {there} GPUs here and --device {device}: start one "
+                "process a GPU, and leave --device out"
             )
         torch.cuda.set_device(local)
     try:
@@ -140,7 +140,7 @@ def joined(device: str) -> Iterator[Group]:
     except (RuntimeError, ValueError) as error:  # no port, no address, ...
         why = str(error).splitlines()[0]
         raise UserError(
-            f"{world()} processes cannot be connected ({why}); start them with torchrun"
+            f"{launched()} processes cannot be connected ({why}); start them with torchrun"
         ) from error
     before = signal.signal(signal.SIGTERM, _ended)  # so does torchrun end what is left
     yield _joined

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from locbench.distributed.group import size
-from locbench.distributed.tensors import rows, total_
+from locbench.distributed.collectives import all_gather, all_reduce
+from locbench.distributed.group import world_size
 
 
 def synchronise(modules: Iterable[nn.Module]) -> None:
@@ -22,7 +22,7 @@ def synchronise(modules: Iterable[nn.Module]) -> None:
 
     The modules stay the same objects: a network holds some of its parts under two names.
     """
-    if size() == 1:
+    if world_size() == 1:
         return
     for norm in [part for module in modules for part in module.modules()]:
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -38,7 +38,7 @@ class SharedBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, ...] -> the same shape, normalised."""
-        if not self.training or size() == 1:
+        if not self.training or world_size() == 1:
             return _BatchNorm.forward(self, features)
         if features.device.type != "cpu":
             return super().forward(features)
@@ -64,7 +64,7 @@ def _statistics(features: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """Mean and (biased) variance [C] over all processes' images, and their number of values."""
     own = torch.batch_norm_update_stats(features, torch.zeros_like(like), torch.ones_like(like), 0)
     count = like.new_full((1,), features.numel() // features.shape[1])
-    found = rows(torch.cat([*own, count]))
+    found = all_gather(torch.cat([*own, count]))
     means, variances = found[:, :-1].unflatten(1, (2, -1)).unbind(1)
     shares = found[:, -1:] / found[:, -1].sum()
     mean = (shares * means).sum(dim=0)
@@ -93,7 +93,7 @@ class _Normalised(torch.autograd.Function):
         plain, scale, shift = torch.ops.aten.native_batch_norm_backward(
             gradient, features, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
         )
-        sums = total_(torch.stack([scale, shift])) / ctx.count
+        sums = all_reduce(torch.stack([scale, shift])) / ctx.count
         deviation = (variance + ctx.eps).sqrt()
         slope = -weight * sums[0] / deviation.square()
         offset = -weight * sums[1] / deviation - slope * mean

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from locbench.data import ImageData, Images
 from locbench.data.augmentation import Part
 from locbench.data.views import one_view, test_view
-from locbench.distributed.group import place, size
-from locbench.distributed.tensors import cut, gathered, total_
+from locbench.distributed.collectives import all_reduce, cut, gathered
+from locbench.distributed.group import rank, world_size
 from locbench.errors import RunFailed, UserError
 from locbench.networks.base import Network
 from locbench.recipes.recipe import Recipe
@@ -167,7 +167,7 @@ class LinearProbe:
 
     def _centre_features(self, split: Images) -> tuple[list[Tensor], Tensor]:
         """Features of every un-augmented image, per probed block, and the targets."""
-        parts = torch.arange(len(split)).split(CHUNK)[place() :: size()]
+        parts = torch.arange(len(split)).split(CHUNK)[rank() :: world_size()]
         features = [torch.zeros(len(split), w, device=self.device) for w in self.widths]
         aug, side = self.recipe.augmentation, self.recipe.data.resolution
         for part, (images, _) in zip(parts, read(split, parts), strict=True):
@@ -178,7 +178,7 @@ class LinearProbe:
             for whole, piece in zip(features, pooled, strict=True):
                 whole[rows] = piece
         for whole in features:  # each process has filled its rows, and left the others at 0
-            total_(whole)
+            all_reduce(whole)
         return features, split.targets.to(self.device)
 
     def _batches(
@@ -208,11 +208,11 @@ class LinearProbe:
 
         Of fewer images than processes each encodes all; then there are no sizes.
         """
-        if images < size():
+        if images < world_size():
             return Part(0, images, images), ()
-        bounds = cut(images, size())
+        bounds = cut(images, world_size())
         sizes = tuple(after - before for before, after in pairwise(bounds))
-        return Part(*bounds[place() : place() + 2], images), sizes
+        return Part(*bounds[rank() : rank() + 2], images), sizes
 
     def _train_epoch(self, epoch: int, cached: tuple[list[Tensor], Tensor] | None) -> None:
         for group in self.optimizer.param_groups:
@@ -284,7 +284,7 @@ class LinearProbe:
             self.history.append(self._evaluate(test, targets))
             progress(epoch + 1, epochs, {"top1": self.history[-1][-1][0]})
             late = time.monotonic() - saved > SAVE_EVERY_S
-            if checkpoint is not None and not place() and late:
+            if checkpoint is not None and not rank() and late:
                 save_checkpoint(checkpoint, self.state())
                 saved = time.monotonic()
         return [

@@ -64,7 +64,7 @@ class Network(nn.Module):
 
     blocks: in order; the first is the stem.
     stages: ranges of block indices, one after the other, that cover all blocks.
-    taps: the index of every block whose output a feature pyramid reads.
+    out_indices: the index of every block whose output a feature pyramid reads.
     head: takes the last feature map to [N, num_classes].
     """
 
@@ -73,7 +73,7 @@ class Network(nn.Module):
         parts: Mapping[str, nn.Module],
         blocks: Sequence[Block],
         stages: Sequence[range],
-        taps: Sequence[int],
+        out_indices: Sequence[int],
         head: nn.Module,
         num_classes: int,
     ) -> None:
@@ -82,7 +82,7 @@ class Network(nn.Module):
             self.add_module(name, part)
         self.blocks = tuple(blocks)
         self.stages = tuple(stages)
-        self.taps = tuple(taps)
+        self.out_indices = tuple(out_indices)
         self.num_classes = num_classes
         self.resolution = 0  # of the images it is for, in pixels; 0: not known (see `sides`)
         self._head = (head,)  # in a tuple: as an attribute its keys would be there twice

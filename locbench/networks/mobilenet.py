@@ -60,13 +60,13 @@ def mobilenet_v2(settings: recipes.Network, num_classes: int = 10) -> Network:
         stage = make_stage(kind, blocks[-1].out_channels, width, stride, depth)
         parts[f"stage{number}"] = joined(stage)
         blocks += stage
-    taps = last_at_each_size(blocks)
+    out_indices = last_at_each_size(blocks)
     closing = he_normal(Conv2dNormActivation(blocks[-1].out_channels, last_width, kernel_size=1))
     parts["closing"] = closing
     blocks.append(Block(closing, blocks[-1].out_channels, last_width, 1, usual))
     parts["fc"] = nn.Linear(last_width, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:-1], depths[-1] + 1])
-    return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
 
 
 class InvertedResidual(nn.Module):

@@ -91,8 +91,8 @@ def _presnet(
         blocks += stage
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     stages = consecutive([1 + depth, *[depth] * (len(SIDES) - 1)])
-    taps = [stage[-1] for stage in stages]
-    return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+    out_indices = [stage[-1] for stage in stages]
+    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
 
 
 class Basic(BasicBlock):

@@ -47,8 +47,8 @@ def regnetx_400mf(settings: recipes.Network, num_classes: int = 10) -> Network:
         parts[f"stage{number}"] = joined(stage)
         blocks += stage
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
-    stages, taps = consecutive([1 + depths[0], *depths[1:]]), last_at_each_size(blocks)
-    return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+    stages, out_indices = consecutive([1 + depths[0], *depths[1:]]), last_at_each_size(blocks)
+    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
 
 
 def bottleneck(in_channels: int, out_channels: int, stride: int) -> ResBottleneckBlock:

@@ -70,8 +70,8 @@ def _resnet(
         blocks += stage
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:]])
-    taps = [stage[-1] for stage in stages]
-    return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+    out_indices = [stage[-1] for stage in stages]
+    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
 
 
 def basic(in_channels: int, out_channels: int, stride: int) -> BasicBlock:

@@ -55,5 +55,5 @@ def basic_resnet(settings: recipes.Network, depth: int, num_classes: int) -> Net
         parts[f"layer{number}"] = joined(stage)
         blocks += stage
     parts["fc"] = nn.Linear(widths[-1], num_classes)
-    stages, taps = consecutive([1 + depth, depth, depth]), last_at_each_size(blocks)
-    return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+    stages, out_indices = consecutive([1 + depth, depth, depth]), last_at_each_size(blocks)
+    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)

@@ -51,8 +51,8 @@ def shufflenet_v2_50(settings: recipes.Network, num_classes: int = 1000) -> Netw
     blocks.append(Block(parts["conv6"], channels[-1], last_channels, 1, ShuffleUnit))
     parts["fc"] = nn.Linear(last_channels, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:-1], depths[-1] + 1])
-    taps = [*(stage[-1] for stage in stages[:-1]), len(blocks) - 2]
-    return Network(parts, blocks, stages, taps, pooled_classifier(parts["fc"]), num_classes)
+    out_indices = [*(stage[-1] for stage in stages[:-1]), len(blocks) - 2]
+    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
 
 
 class ShuffleUnit(nn.Module):

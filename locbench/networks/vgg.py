@@ -79,8 +79,8 @@ def _network(
 ) -> Network:
     parts = {f"stage{number}": joined(stage) for number, stage in enumerate(stages, start=1)}
     blocks = [block for stage in stages for block in stage]
-    ranges, taps = consecutive(map(len, stages)), last_at_each_size(blocks)
-    return Network({**parts, "fc": fc}, blocks, ranges, taps, head, num_classes)
+    ranges, out_indices = consecutive(map(len, stages)), last_at_each_size(blocks)
+    return Network({**parts, "fc": fc}, blocks, ranges, out_indices, head, num_classes)
 
 
 def convolution(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

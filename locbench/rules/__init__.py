@@ -17,7 +17,7 @@ from locbench.plugins.registry import RULES
 from locbench.plugins.rule_errors import blamed
 
 if TYPE_CHECKING:
-    from locbench.distributed.tensors import gathered
+    from locbench.distributed.collectives import gathered
     from locbench.networks.base import Block, Network
     from locbench.units import Batch, Unit
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 HOMES = {
     "locbench.networks.base": ("Block", "Network"),
-    "locbench.distributed.tensors": ("gathered",),
+    "locbench.distributed.collectives": ("gathered",),
     "locbench.units": ("Batch", "Unit"),
 }
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from locbench.distributed.group import place
-from locbench.distributed.tensors import gathered
+from locbench.distributed.collectives import gathered
+from locbench.distributed.group import rank
 from locbench.errors import UserError
 from locbench.networks.base import Block
 from locbench.units import Batch
@@ -33,7 +33,7 @@ def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         # [process, view, image] -> [view, image of all], so that view i + N is again i's other one.
         whole = gathered(z, ()).view(-1, 2, n, z.shape[1]).transpose(0, 1).reshape(-1, z.shape[1])
         images = len(whole) // 2
-        own = torch.arange(n, device=z.device) + place() * n
+        own = torch.arange(n, device=z.device) + rank() * n
         own = torch.cat([own, own + images])
         logits = z @ whole.T / temperature
         logits.scatter_(1, own[:, None], float("-inf"))
@@ -89,7 +89,7 @@ def _in_full(conv: Block, features: Tensor) -> Tensor:
     """The block outside autocast: of maps one pixel wide, where small images and deep decoders end.
 
     On CPUs (oneDNN of torch 2.12) the bf16 weight gradient of a strided convolution of such a map
-    is right in the taps that meet the pixel and left as memory was, not zero, in all others.
+    is right in the out_indices that meet the pixel and left as memory was, not zero, in all others.
     """
     with torch.autocast(features.device.type, enabled=False):
         return conv(features.to(next(conv.parameters()).dtype))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from locbench.distributed.tensors import gathered
+from locbench.distributed.collectives import gathered
 from locbench.networks.base import Network, he_normal
 from locbench.rules.auxiliary import scaled_or
 from locbench.rules.supervised import Supervised, local_units

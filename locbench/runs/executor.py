@@ -125,7 +125,7 @@ def _start(spec: RunSpec, shop: Workshop, device: torch.device) -> Record:
         rule={"name": spec.rule, "settings": dict(recipe.rule)},
         network={"name": spec.network, **recipe.as_dict()["network"]},
         data=_data_of(spec, shop),
-        tags={"epoch": "last", "precision": "float32", "processes": processes.size()},
+        tags={"epoch": "last", "precision": "float32", "processes": processes.world_size()},
         environment=environment(device=name, threads=threads),
         created=found.created if found is not None else timestamp(),
     )

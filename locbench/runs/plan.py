@@ -370,7 +370,7 @@ def run_all(
             taken[spec.id] = error.who
         except RunFailed as error:
             record = shop.store.load(spec.id)
-            shared = processes.world() > 1 and spec.kind not in (*COSTS, "pixels")
+            shared = processes.launched() > 1 and spec.kind not in (*COSTS, "pixels")
             if shared and (record is None or record.status != "diverged"):
                 raise  # it failed here alone: the other processes wait in the middle of it
             lost.add(spec.id)

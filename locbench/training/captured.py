@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from locbench.distributed.group import size
+from locbench.distributed.group import world_size
 from locbench.training.engine import Engine
 from locbench.units import Batch
 
@@ -103,6 +103,6 @@ def stepping(engine: Engine, device: torch.device, batches: int = 1) -> Engine |
     objective does not say that it is `capturable`.
     """
     capturable = all(getattr(unit.objective, "capturable", False) for unit in engine.units)
-    if device.type == "cpu" or size() > 1 or batches > 1 or not capturable:
+    if device.type == "cpu" or world_size() > 1 or batches > 1 or not capturable:
         return engine
     return CapturedEngine(engine)

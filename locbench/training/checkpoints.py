@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from locbench.distributed.group import place, share, size
+from locbench.distributed.group import rank, share, world_size
 from locbench.errors import RunFailed, UserError
 from locbench.paths import write_atomic
 
@@ -63,8 +63,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 def load_shared(path: Path) -> dict[str, Any] | None:
     """As `load_checkpoint`, for all processes that work together: the first alone reads it."""
-    state = None if place() else load_checkpoint(path)
-    return share(state) if size() > 1 else state
+    state = None if rank() else load_checkpoint(path)
+    return share(state) if world_size() > 1 else state
 
 
 def save_encoder(path: Path, state: dict[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from locbench.distributed.tensors import Reduction
+from locbench.distributed.collectives import Reduction
 from locbench.training.recompute import recomputed
 from locbench.units import Batch, Unit, trainable
 

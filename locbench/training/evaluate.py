@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from locbench.data import Images
 from locbench.data.views import Settings, test_view
-from locbench.distributed.group import place, size
-from locbench.distributed.tensors import total_
+from locbench.distributed.collectives import all_reduce
+from locbench.distributed.group import rank, world_size
 from locbench.networks.base import Network
 
 CHUNK = 500  # images at a time, at least
@@ -51,7 +51,7 @@ def evaluate(
     hits = torch.zeros(2 + len(network.blocks), dtype=torch.int64, device=device)
     chunk = CHUNK if device.type == "cpu" else max(CHUNK, GPU_PIXELS // resolution**2)
     # Each process has its share of the chunks, and no chunk is another for it.
-    for part in torch.arange(len(split)).split(chunk)[place() :: size()]:
+    for part in torch.arange(len(split)).split(chunk)[rank() :: world_size()]:
         view = test_view(split.batch(part).to(device), resolution, aug)
         targets = split.targets[part].to(device)
         precision = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
@@ -64,7 +64,7 @@ def evaluate(
             logits = network.head(x)
         hits[0] += _hits(logits, targets, 1)
         hits[1] += _hits(logits, targets, 5)
-    total_(hits)
+    all_reduce(hits)
     for module, mode in zip(modules, modes, strict=True):
         module.train(mode)
     top1, top5, *blocks = (100 * hits.double() / len(split)).tolist()

@@ -17,8 +17,8 @@ from locbench.data import ImageData, Split
 from locbench.data.augmentation import Part, SimCLRAugmentation, send
 from locbench.data.crop import normalise
 from locbench.data.views import one_view
-from locbench.distributed.group import place, size
-from locbench.distributed.tensors import cut
+from locbench.distributed.collectives import cut
+from locbench.distributed.group import rank, world_size
 from locbench.errors import UserError
 from locbench.recipes.recipe import Recipe
 from locbench.training.schedules import count_steps, count_warmup
@@ -40,7 +40,7 @@ class Feed(ABC):
                 f"training.batch = {self.size} is more than the {self.images} training images of "
                 f"{data.name}; set a smaller one with --set training.batch=N"
             )
-        self.batches, processes = recipe.training.accumulate, size()
+        self.batches, processes = recipe.training.accumulate, world_size()
         if self.size % (self.batches * processes):
             words = (
                 f"{processes} processes"
@@ -76,8 +76,8 @@ class Feed(ABC):
         """Which images, how many each process has beside them, and their part of the step."""
         whole = self._indices(step)
         cuts = cut(len(whole), self.batches)
-        bounds = [cuts[number] + at for at in cut(cuts[number + 1] - cuts[number], size())]
-        start, stop = bounds[place() : place() + 2]
+        bounds = [cuts[number] + at for at in cut(cuts[number + 1] - cuts[number], world_size())]
+        start, stop = bounds[rank() : rank() + 2]
         sizes = tuple(after - before for before, after in pairwise(bounds))
         return whole[start:stop], sizes, Part(start, stop, len(whole))
 
@@ -143,7 +143,7 @@ class LabelsFeed(Feed):
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
         super().__init__(recipe, data, seed, device)
-        left, needed = self.images % self.size, self.batches * max(2, size())
+        left, needed = self.images % self.size, self.batches * max(2, world_size())
         if 0 < left < needed:
             few = "one" if left == 1 else left
             why = "batch norm needs two" if needed == 2 else f"{needed} are the least here"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from locbench.data import ImageData
-from locbench.distributed.group import place
+from locbench.distributed.collectives import all_reduce
+from locbench.distributed.group import rank
 from locbench.distributed.norms import synchronise
-from locbench.distributed.tensors import total_
 from locbench.errors import UserError
 from locbench.networks import make_network
 from locbench.recipes.recipe import Recipe
@@ -115,7 +115,7 @@ class Trainer:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         figures = sum(self._forward_backward(number) for number in range(self.feed.batches))
-        total_(figures)  # what follows is the same in every process
+        all_reduce(figures)  # what follows is the same in every process
         self.guard.step(self.optimizer, figures[: len(self.names)])
         self._pending.append(figures)
         self.step += 1
@@ -123,7 +123,7 @@ class Trainer:
     def _forward_backward(self, number: int) -> Tensor:
         """Gradients of one batch of the step; its losses and figures, by its share of the step."""
         # Where there is dropout every batch has its own.
-        own = (number, place()) if number or place() else ()
+        own = (number, rank()) if number or rank() else ()
         torch.manual_seed(derive(self.seed, "step", self.step, *own))
         batch = self.feed.batch(self.step, number)
         losses, logs = self.stepping.step(batch, last=number + 1 == self.feed.batches)
@@ -222,7 +222,7 @@ class Trainer:
             if due or tested:
                 progress(self.step, self.total, figures)
             late = time.monotonic() - saved > SAVE_EVERY_S
-            if due and not place() and (late or self.step == self.total):
+            if due and not rank() and (late or self.step == self.total):
                 save_checkpoint(checkpoint, self.state())
                 saved = time.monotonic()
 

@@ -45,11 +45,11 @@ def measure(options: argparse.Namespace, trainer: Callable[[], Trainer]) -> list
         whole = trainer()
     found = [[], []]
     for round_ in range(options.rounds + 1):
-        taken = [] if processes.rank() else seconds(lambda: steps(one))
+        taken = [] if processes.launch_rank() else seconds(lambda: steps(one))
         processes.share(taken)  # all are here now
         with processes.together():
             shared = seconds(lambda: steps(whole))
-        processes.share(None if processes.rank() else shared)
+        processes.share(None if processes.launch_rank() else shared)
         if round_:  # the first warms up
             found[0].append(taken)
             found[1].append(shared)
@@ -65,7 +65,7 @@ def show(options: argparse.Namespace, trained: Trainer, found: list[list[list[fl
     for k, clock in enumerate(CLOCKS):
         times = [[round_[k] for round_ in rounds] for rounds in found]
         print(f"by the {clock}: images/s")
-        for count, taken in zip((1, processes.world()), times, strict=True):
+        for count, taken in zip((1, processes.launched()), times, strict=True):
             rate, spread = images / statistics.median(taken), (max(taken), min(taken))
             low, high = (images / seconds for seconds in spread)
             print(f"  processes: {count}{rate:9.1f} ({low:.1f} to {high:.1f})")

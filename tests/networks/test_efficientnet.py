@@ -22,7 +22,7 @@ def test_layout_is_that_of_the_table():
     )
     assert [k for k, block in enumerate(network.blocks) if block.stride == 2] == [2, 4, 6, 12]
     assert [stage.stop for stage in network.stages] == [2, 4, 6, 9, 12, 16, 17]
-    assert network.taps == (1, 3, 5, 11, 16)
+    assert network.out_indices == (1, 3, 5, 11, 16)
     kernels = [block.module.block[-3][0].kernel_size[0] for block in network.blocks[1:]]
     assert kernels == [3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 3]
 

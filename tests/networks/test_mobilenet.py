@@ -22,7 +22,7 @@ def test_layout_is_that_of_the_table():
     )
     assert [k for k, block in enumerate(network.blocks) if block.stride == 2] == [4, 7, 14]
     assert [stage.stop for stage in network.stages] == [2, 4, 7, 11, 14, 17, 19]
-    assert network.taps == (3, 6, 13, 17)
+    assert network.out_indices == (3, 6, 13, 17)
 
 
 def test_the_last_block_is_a_1x1_convolution_whose_kind_is_the_inverted_residual():

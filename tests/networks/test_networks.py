@@ -75,15 +75,15 @@ def test_stages_cover_the_blocks_in_order(name):
 def test_taps_are_the_maps_a_feature_pyramid_reads(name):
     network = on_meta(name)
     shapes = shapes_of(network, 224)
-    sides = [shapes[tap][-1] for tap in network.taps]
+    sides = [shapes[tap][-1] for tap in network.out_indices]
     first = 56 if name in IMAGENET else 224 // network.blocks[0].stride
     halved = [first // 2**level for level in range(len(sides))]
     assert sides == ([56, 36, 24, 16, 12, 8] if name in PRESNETS else halved)
     assert sides[-1] == shapes[-1][-1]
     # Each is the last of its resolution, but for a closing 1x1 convolution.
-    following = [shapes[tap + 1][-1] for tap in network.taps[:-1]]
+    following = [shapes[tap + 1][-1] for tap in network.out_indices[:-1]]
     assert following == sides[1:]
-    assert all(shapes[tap][1] == network.blocks[tap].out_channels for tap in network.taps)
+    assert all(shapes[tap][1] == network.blocks[tap].out_channels for tap in network.out_indices)
 
 
 @pytest.mark.parametrize("side", [32, 45])

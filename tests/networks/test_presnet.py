@@ -58,7 +58,7 @@ def convolutions(module) -> list[tuple[int, int, int, int]]:
 def test_six_stages_of_three_blocks_have_the_sides_of_table_8(name):
     network = on_meta(name)
     assert network.stages == (range(0, 4), *(range(k, k + 3) for k in range(4, 19, 3)))
-    assert network.taps == (3, 6, 9, 12, 15, 18)
+    assert network.out_indices == (3, 6, 9, 12, 15, 18)
     network.resolution = 224
     assert network.sides() == [56, *(side for side in SIDES for _ in range(3))]
     maps = network.features_at(torch.empty(1, *IMAGE, device="meta"), range(19))

@@ -18,7 +18,7 @@ def test_layout_is_the_published_one():
     assert network.widths == (64, 32, *[64] * 2, *[160] * 7, *[384] * 12)
     assert [k for k, block in enumerate(network.blocks) if block.stride == 2] == [4, 11]
     assert network.stages == (range(0, 2), range(2, 4), range(4, 11), range(11, 23))
-    assert network.taps == (3, 10, 22)
+    assert network.out_indices == (3, 10, 22)
 
 
 def test_groups_are_of_sixteen_channels_and_nothing_is_squeezed():

@@ -42,7 +42,7 @@ def test_layout_is_that_of_the_papers(build, expansion):
     with torch.device("meta"):
         network = build(Settings())
     assert network.stages == (range(0, 4), range(4, 8), range(8, 14), range(14, 17))
-    assert network.taps == (3, 7, 13, 16)
+    assert network.out_indices == (3, 7, 13, 16)
     planes = (*[64] * 3, *[128] * 4, *[256] * 6, *[512] * 3)
     assert network.widths == (64, *(expansion * width for width in planes))
     assert [k for k, block in enumerate(network.blocks) if block.stride > 1] == [0, 4, 8, 14]
@@ -52,7 +52,7 @@ def test_resnet101_has_23_blocks_in_its_third_stage():
     with torch.device("meta"):
         network = resnet101(Settings())
     assert network.stages == (range(0, 4), range(4, 8), range(8, 31), range(31, 34))
-    assert network.taps == (3, 7, 30, 33)
+    assert network.out_indices == (3, 7, 30, 33)
     assert network.widths == (64, *[256] * 3, *[512] * 4, *[1024] * 23, *[2048] * 3)
 
 

@@ -21,7 +21,7 @@ def test_layout_is_the_papers(build, depth):
     assert [(stage.start, stage.stop) for stage in network.stages] == [
         (ends[k], ends[k + 1]) for k in range(3)
     ]
-    assert network.taps == tuple(end - 1 for end in ends[1:])
+    assert network.out_indices == tuple(end - 1 for end in ends[1:])
     assert network.widths == (16, *[16] * depth, *[32] * depth, *[64] * depth)
     assert [b.stride for b in network.blocks] == [1, *[1] * depth, *([2] + [1] * (depth - 1)) * 2]
 

@@ -46,7 +46,7 @@ def test_a_unit_that_widens_has_two_branches_over_all_channels():
 def test_layout_is_that_of_the_papers_table():
     network = meta()
     assert network.stages == (range(0, 4), range(4, 8), range(8, 14), range(14, 18))
-    assert network.taps == (3, 7, 13, 16)
+    assert network.out_indices == (3, 7, 13, 16)
     assert network.widths == (64, *[244] * 3, *[488] * 4, *[976] * 6, *[1952] * 3, 2048)
     assert [b.stride for b in network.blocks] == [4, 1, 1, 1, 2, 1, 1, 1, 2, *[1] * 5, 2, 1, 1, 1]
     splits = [block.module.split for block in network.blocks[1:17]]
@@ -60,4 +60,4 @@ def test_widths_are_scaled_to_even_numbers():
 def test_blocks_gives_as_many_units_to_every_stage():
     network = meta(blocks=2, stem="small")
     assert network.stages == (range(0, 3), range(3, 5), range(5, 7), range(7, 10))
-    assert network.taps == (2, 4, 6, 8)
+    assert network.out_indices == (2, 4, 6, 8)

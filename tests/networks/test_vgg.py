@@ -16,7 +16,7 @@ def test_layout_is_the_published_one():
     with torch.device("meta"):
         network = vgg19(Settings())
     assert network.stages == (range(0, 2), range(2, 4), range(4, 8), range(8, 12), range(12, 16))
-    assert network.taps == (1, 3, 7, 11, 15)
+    assert network.out_indices == (1, 3, 7, 11, 15)
     assert network.widths == (*[64] * 2, *[128] * 2, *[256] * 4, *[512] * 8)
     assert tuple(k for k, block in enumerate(network.blocks) if block.stride == 2) == POOLING
 

@@ -138,7 +138,7 @@ def diverges() -> tuple[str, bool]:
         loss, log = forward(self, features, batch)
         return (loss * torch.nan if self is trainer.objectives[1] else loss), log
 
-    if processes.place() == 1:
+    if processes.rank() == 1:
         Contrastive.forward = poisoned
     trainer.train_step()
     Contrastive.forward = forward
@@ -176,7 +176,7 @@ def main() -> None:
     evaluate.GPU_PIXELS = 0
     if device == "cuda":
         share_a_gpu()
-    own = folder / str(processes.rank())
+    own = folder / str(processes.launch_rank())
     own.mkdir()
     know_barlow(own)
     with processes.joined(device) as group, processes.together():
@@ -184,7 +184,7 @@ def main() -> None:
         if device == "cpu":
             found |= {f"probe {augment}": probed(augment) for augment in (True, False)}
             found |= {"resumes": resumes(folder), "diverges": diverges()}
-        torch.save(found, folder / f"{processes.place()}.pt")
+        torch.save(found, folder / f"{processes.rank()}.pt")
         if not group.leads:
             list(group.works())  # until the first has ended
 

@@ -130,10 +130,10 @@ def test_processes_that_do_not_find_each_other_say_so(monkeypatch):
         processes.joined("cpu"),
     ):
         pytest.fail("connected")
-    assert not torch.distributed.is_initialized() and processes.size() == 1
+    assert not torch.distributed.is_initialized() and processes.world_size() == 1
 
 
 def test_one_process_is_a_world_of_its_own():
-    assert (processes.size(), processes.place()) == (1, 0)
+    assert (processes.world_size(), processes.rank()) == (1, 0)
     with processes.together():  # and nobody to be together with
-        assert processes.size() == 1
+        assert processes.world_size() == 1

@@ -11,7 +11,7 @@ from pairs import FAMILIES
 from tiny import NETWORK
 from torch import Tensor, nn
 
-from locbench.distributed.tensors import Reduction
+from locbench.distributed.collectives import Reduction
 from locbench.plugins.registry import NETWORKS
 from locbench.rules import build_units
 from locbench.training.engine import Engine

@@ -16,7 +16,7 @@ from shared_steps import trainer_of as started
 from tiny import NETWORK, SIDE, same, tiny_data, tiny_recipe, weights
 from torch import Tensor
 
-from locbench.distributed import tensors as distributed
+from locbench.distributed import collectives as distributed
 from locbench.plugins.registry import RULES
 from locbench.recipes.schema import Network
 from locbench.training import captured, loop
@@ -243,4 +243,4 @@ def test_nccl_takes_what_the_engine_sums(name, nccl, monkeypatch):
 def test_nccl_gathers_rows(nccl, monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 1)
     x = torch.randn(3, SIDE, device="cuda")
-    assert torch.equal(distributed.rows(x), x[None])
+    assert torch.equal(distributed.all_gather(x), x[None])

@@ -16,7 +16,7 @@ Frozen = Literal["all", "first", "none"]
 
 @MODELS.register_module()
 class BlockBackbone(BaseModule):
-    """The encoder of a network; gives the feature maps at its taps, the finest first.
+    """The encoder of a network; gives the feature maps at its out_indices, the finest first.
 
     frozen: "all" of it, its "first" stage (a ResNet's conv1 and res2), or "none". What is frozen
     has no gradient, and its batch norm keeps its statistics.
@@ -26,7 +26,7 @@ class BlockBackbone(BaseModule):
     def __init__(self, network: Network, frozen: Frozen = "all", fixed_norm: bool = True) -> None:
         super().__init__()
         self.network, self.frozen, self.fixed_norm = network, frozen, fixed_norm
-        whole = range(max(network.taps) + 1)
+        whole = range(max(network.out_indices) + 1)
         self.kept = {"all": whole, "first": network.stages[0], "none": range(0)}[frozen]
         # What no pyramid reads is not trained: the head, and ShuffleNet's conv6.
         network.requires_grad_(False)
@@ -38,7 +38,7 @@ class BlockBackbone(BaseModule):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[N, 3, H, W] normalised images -> maps [N, C, H / stride, W / stride] at every tap."""
-        return tuple(self.network.features_at(images, self.network.taps))
+        return tuple(self.network.features_at(images, self.network.out_indices))
 
     def train(self, mode: bool = True) -> BlockBackbone:
         """Training or evaluation, but for batch norm that keeps its statistics."""
@@ -76,11 +76,11 @@ def strides(network: Network) -> list[int | float]:
     found, total = [], 1
     for index, block in enumerate(network.blocks):
         total *= block.stride
-        if index in network.taps:
+        if index in network.out_indices:
             found.append(int(total) if total == int(total) else float(total))
     return found
 
 
 def widths(network: Network) -> list[int]:
     """The channels of the map at every tap."""
-    return [network.widths[index] for index in network.taps]
+    return [network.widths[index] for index in network.out_indices]

@@ -97,7 +97,7 @@ class Detector:
     ) -> None:
         self.asked, view = recipe.detection, recipe.augmentation
         workers = 0 if device == "cpu" else WORKERS
-        self.machine = Machine(device, processes.world(), workers)
+        self.machine = Machine(device, processes.launched(), workers)
         self.watch = Watch(checkpoint, tell)
         self.folder = checkpoint.parent / "mmengine"
         if self.asked.train_images:

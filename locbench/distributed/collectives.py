@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from locbench.distributed.group import connected, place, size
+from locbench.distributed.group import connected, rank, world_size
 
 
 def cut(count: int, parts: int) -> list[int]:
@@ -21,17 +21,17 @@ def cut(count: int, parts: int) -> list[int]:
     return [count * k // parts for k in range(parts + 1)]
 
 
-def total_(tensor: Tensor) -> Tensor:
+def all_reduce(tensor: Tensor) -> Tensor:
     """The tensor, in place, summed over the processes."""
-    if size() > 1:
+    if world_size() > 1:
         with connected():
             dist.all_reduce(tensor)
     return tensor
 
 
-def rows(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """The tensors of all processes, of one shape, one after the other: [processes, ...]."""
-    found = tensor.new_empty((size(), *tensor.shape))
+    found = tensor.new_empty((world_size(), *tensor.shape))
     with connected():
         dist.all_gather_into_tensor(found.view(-1), tensor.contiguous().view(-1))
     return found
@@ -40,15 +40,15 @@ def rows(tensor: Tensor) -> Tensor:
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        ctx.start, ctx.stop = sum(sizes[: place()]), sum(sizes[: place() + 1])
+        ctx.start, ctx.stop = sum(sizes[: rank()]), sum(sizes[: rank() + 1])
         padded = x.new_zeros((max(sizes), *x.shape[1:]))  # those of one call have one shape
         padded[: len(x)] = x
-        found = rows(padded)
+        found = all_gather(padded)
         return torch.cat([part[:n] for part, n in zip(found, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        whole = total_(gradient.clone(memory_format=torch.contiguous_format))
+        whole = all_reduce(gradient.clone(memory_format=torch.contiguous_format))
         return whole[ctx.start : ctx.stop], None
 
 
@@ -58,11 +58,11 @@ def gathered(x: Tensor, sizes: Sequence[int]) -> Tensor:
     `sizes` are their n, as `Batch.sizes`; empty: the same for all. The gradient is that of the sum
     of all processes' losses, of which each knows its own. ValueError where x has other rows.
     """
-    if sizes and len(x) != sizes[place()]:
-        raise ValueError(f"{len(x)} rows to gather, and there are {sizes[place()]} images here")
-    if size() == 1:
+    if sizes and len(x) != sizes[rank()]:
+        raise ValueError(f"{len(x)} rows to gather, and there are {sizes[rank()]} images here")
+    if world_size() == 1:
         return x
-    return _Gathered.apply(x, sizes or (len(x),) * size())
+    return _Gathered.apply(x, sizes or (len(x),) * world_size())
 
 
 class Reduction:
@@ -74,7 +74,7 @@ class Reduction:
     def start(self, parameters: Iterable[nn.Parameter]) -> None:
         """Begin with the gradients of these, as one tensor; they are left alone until `finish`."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if size() == 1 or not gradients:
+        if world_size() == 1 or not gradients:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         with connected():
