@@ -36,7 +36,7 @@ def test_every_rule_of_ours_is_captured_on_a_gpu_and_not_on_a_cpu(rule, settings
 def test_sums_over_batches_or_processes_are_not_captured(monkeypatch):
     engine = engine_of("gim")
     assert stepping(engine, GPU, batches=2) is engine
-    monkeypatch.setattr(captured, "size", lambda: 2)
+    monkeypatch.setattr(captured, "world_size", lambda: 2)
     assert stepping(engine, GPU) is engine
 
 

@@ -77,8 +77,8 @@ def test_cutting_a_step_changes_what_is_learned(shared):
     assert any((whole[key] - cut[key]).abs().max() > 1e-3 for key in whole)
 
 
-def feed_of(monkeypatch: pytest.MonkeyPatch, count: int, place: int, rule: str, **training: int):
-    for name, value in (("size", count), ("place", place)):
+def feed_of(monkeypatch: pytest.MonkeyPatch, count: int, rank: int, rule: str, **training: int):
+    for name, value in (("world_size", count), ("rank", rank)):
         monkeypatch.setattr(f"locbench.training.feeds.{name}", lambda value=value: value)
     recipe = tiny_recipe(rule=rule, training=Training(**training))
     return make_feed(recipe, tiny_data(23), 3, CPU)
@@ -87,7 +87,7 @@ def feed_of(monkeypatch: pytest.MonkeyPatch, count: int, place: int, rule: str, 
 @pytest.mark.parametrize("rule", ["simclr", "dgl"])
 def test_the_shares_of_three_processes_make_up_the_batch(rule, monkeypatch):
     whole = feed_of(monkeypatch, 1, 0, rule, batch=9).batch(1)
-    parts = [feed_of(monkeypatch, 3, place, rule, batch=9).batch(1) for place in range(3)]
+    parts = [feed_of(monkeypatch, 3, rank, rule, batch=9).batch(1) for rank in range(3)]
     if rule == "dgl":
         assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
         assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
@@ -99,9 +99,9 @@ def test_the_shares_of_three_processes_make_up_the_batch(rule, monkeypatch):
 
 def test_a_last_batch_is_shared_as_equally_as_can_be(monkeypatch):
     parts = [
-        feed_of(monkeypatch, 2, place, "dgl", batch=8, accumulate=2).batch(2, number)
+        feed_of(monkeypatch, 2, rank, "dgl", batch=8, accumulate=2).batch(2, number)
         for number in range(2)
-        for place in range(2)
+        for rank in range(2)
     ]
     assert [len(part.targets) for part in parts] == [1, 2, 2, 2]
     assert [part.sizes for part in parts] == [(1, 2), (1, 2), (2, 2), (2, 2)]
