@@ -216,7 +216,7 @@ def test_two_processes_on_a_gpu_do_what_one_does(tmp_path):
 def nccl(monkeypatch, tmp_path):
     """NCCL with this process alone, which sums as if there were others."""
     dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     yield
     dist.destroy_process_group()
 
@@ -230,10 +230,10 @@ def test_nccl_takes_what_the_engine_sums(name, nccl, monkeypatch):
     )
     alone, own = (trainer_of(name, "resnet50") for _ in range(2))
     own.stepping = own.engine
-    monkeypatch.setattr(distributed, "size", lambda: 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 1)
     expected = copy.deepcopy(weights(trained(alone, STEPS)))
     assert not summed
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr("locbench.rules.contrastive.gathered", lambda x, sizes=(): x)
     for one, other in zip(weights(trained(own, STEPS)), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -241,6 +241,6 @@ def test_nccl_takes_what_the_engine_sums(name, nccl, monkeypatch):
 
 
 def test_nccl_gathers_rows(nccl, monkeypatch):
-    monkeypatch.setattr(distributed, "size", lambda: 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 1)
     x = torch.randn(3, SIDE, device="cuda")
     assert torch.equal(distributed.all_gather(x), x[None])
