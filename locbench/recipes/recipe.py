@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from locbench.recipes.identity import identity_hash
+from locbench.recipes.reading import Scalar
 from locbench.recipes.schema import (
     OPTIONAL,
     SGD,
@@ -21,9 +22,6 @@ from locbench.recipes.schema import (
     ResizedCrop,
     Schedule,
     Training,
-)
-from locbench.recipes.validation import (
-    Scalar,
 )
 
 SCALES = ("paper", "small", "smoke")

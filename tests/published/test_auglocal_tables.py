@@ -138,7 +138,7 @@ def test_another_form_starts_its_section_afresh():
         ({"optimizer.trust": 0.1}, "unknown key 'optimizer.trust'"),
         ({"optimizer.name": "adam"}, "unknown value 'adam'"),
         ({"optimizer.name": ["sgd"]}, "unknown value"),
-        ({"schedule.warmup_lr": -1}, "at least 0"),
+        ({"schedule.warmup_lr": -1}, "a number >= 0.0, not -1"),
         ({"augmentation.padding_mode": "wrap"}, "unknown value 'wrap'"),
     ],
 )
