@@ -14,10 +14,9 @@ from typing import Any
 from locbench.errors import UserError
 from locbench.plugins.entry import TAUGHT_BY, UNTRAINED
 from locbench.plugins.registry import RULES
-from locbench.published.load import Table, sets_rule
-from locbench.published.table import Row
+from locbench.published.table import Row, Table, sets_rule
 from locbench.recipes.load import load_recipe
-from locbench.recipes.validation import merge
+from locbench.recipes.reading import merge
 
 METHOD = "method"  # the label that names a rule
 # What goes with a rule: its name, the file that the paper has of it, and how it was counted.
