@@ -13,7 +13,8 @@ from locbench.cli.progress import say
 from locbench.environment import environment
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
-from locbench.published.load import load_table, resolve_name, table_names
+from locbench.published.load import load_table, readable_tables, resolve_name
+from locbench.published.table import Table
 from locbench.report import check as checks
 from locbench.runs.plan import Options, Plan, make_plan
 from locbench.runs.record import Record, summarize
@@ -29,8 +30,8 @@ def smoke_plans(names: Sequence[str], references: Sequence[Record]) -> list[Plan
 
     Only what a table runs there unasked. UserError for a table that nothing can be measured for.
     """
-    asked = [resolve_name(name) for name in names] or table_names()
-    plans = [_compared(make_plan(load_table(name), Options())) for name in asked]
+    tables = map(load_table, names) if names else readable_tables()
+    plans = [_compared(make_plan(table, Options())) for table in tables]
     runnable = [plan for plan in plans if plan.runs()]
     if names and len(runnable) < len(plans):
         lacking = next(plan for plan in plans if not plan.runs())
@@ -99,13 +100,13 @@ def check_report(
 def _theirs(references: Sequence[Record], specs: Sequence[RunSpec]) -> list[Record]:
     """The references of these runs: in their places, and not what another table asks for today."""
     ids, places = {spec.id for spec in specs}, {checks.place(spec.id) for spec in specs}
-    everywhere = {run.id for name in table_names() for run in _smoke_runs(name)}
+    everywhere = {run.id for table in readable_tables() for run in _smoke_runs(table)}
     others = everywhere - ids
     return [r for r in references if checks.place(r.id) in places and r.id not in others]
 
 
-def _smoke_runs(name: str) -> list[RunSpec]:
-    return make_plan(load_table(name), Options(rows="all", columns="all")).runs()
+def _smoke_runs(table: Table) -> list[RunSpec]:
+    return make_plan(table, Options(rows="all", columns="all")).runs()
 
 
 def _accept(

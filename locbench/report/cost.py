@@ -22,13 +22,12 @@ from locbench.plugins.registry import NETWORKS, RULES
 from locbench.plugins.rule_errors import blamed
 from locbench.plugins.rule_files import rule_name
 from locbench.published.datasets import PUBLISHED_DATA
-from locbench.published.load import load_table, table_names
+from locbench.published.load import readable_tables
 from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
 from locbench.recipes.validation import parse_overrides
 from locbench.rules import build_units, known_to
 from locbench.runs import spec as runs
-from locbench.runs.plan import can_run
 from locbench.runs.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -205,9 +204,9 @@ def _recipe_of(rule: str, network: str) -> tuple[str, dict[str, Any]]:
     """
     learns = RULES.entry(rule).learns
     other = None
-    for table in map(load_table, table_names()):
+    for table in readable_tables():
         for cell in table.cells():
-            if not can_run(cell) or cell.fill["network"] != network:
+            if cell.fill is None or cell.fill["network"] != network:
                 continue
             if cell.fill["rule"] == rule:
                 sets = cell.fill.get("set", {}).items()

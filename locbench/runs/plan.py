@@ -13,7 +13,7 @@ from locbench.distributed import group as processes
 from locbench.errors import RunFailed, UserError
 from locbench.locks import Busy
 from locbench.plugins.entry import PIXELS, UNTRAINED, suggest
-from locbench.plugins.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry
+from locbench.plugins.registry import DATASETS, DETECTION_SETS, RULES, Registry
 from locbench.plugins.rule_files import rule_names
 from locbench.published.datasets import PUBLISHED_DATA, other_data
 from locbench.published.load import Table
@@ -138,16 +138,6 @@ EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
 }
 
 
-def can_run(cell: Cell) -> bool:
-    """Whether this cell can be filled today: its evaluation, rule and network exist."""
-    fill = cell.fill or {}
-    return (
-        fill.get("evaluation") in EVALUATIONS
-        and (fill.get("rule") == UNTRAINED or fill.get("rule") in RULES)
-        and fill.get("network") in NETWORKS.names()
-    )
-
-
 class Planner:
     """Turns fills into specs; recipes and fingerprints are read once."""
 
@@ -220,7 +210,7 @@ class Planner:
 
     def cell(self, cell: Cell) -> PlannedCell:
         """The runs of a cell, one a seed and split; none if nothing here can fill it."""
-        if not can_run(cell):
+        if cell.fill is None:
             return PlannedCell(cell, ())
         fill = cell.fill
         recipe = self.recipe(fill, self.options.overrides)
