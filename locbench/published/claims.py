@@ -160,10 +160,10 @@ def build_claim(raw: Any, cells: Mapping[Key, Labels], numeric: Sequence[str], w
     kind = KINDS[entry.kind]
     needed = {"pair": ["a", "b"], "series": ["along"], "single": []}[kind.shape]
     needed += [kind.number] if kind.default is None else []
-    if missing := [key for key in needed if key not in raw]:
-        raise UserError(f"{where}: '{missing[0]}' is missing")
     general = ("text", "kind", "a", "over", "columns", "holds_in_print")
     check_keys(raw, [*general, *needed, kind.number], where)
+    if missing := [key for key in needed if key not in raw]:
+        raise UserError(f"{where}: '{missing[0]}' is missing")
     number = raw.get(kind.number, kind.default)
     if kind.default == 0.0 and number < 0:
         raise UserError(f"{where}: {kind.number} {number:g} is negative")

@@ -202,7 +202,13 @@ def _cell(raw: Any, column: Column, where: str) -> tuple[Published, dict[str, An
     """
     where = f"{where}: '{column.key}'"
     if isinstance(raw, list):
-        raw = dict(zip(("value", "std"), typed(raw, tuple[Number, Number], where), strict=True))
+        raw = dict(
+            zip(
+                ("value", "std"),
+                typed(raw, tuple[Number, Number], f"{where}: [value, std]"),
+                strict=True,
+            )
+        )
     elif not isinstance(raw, dict):
         raw = {"value": raw}
     cell = read(raw, CellFile, where)

@@ -28,7 +28,7 @@ Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
 Scalar = str | bool | int | Number
 WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
-WORDS |= {"array": "a list", "object": "a table", "null": "nothing"}
+WORDS |= {"array": "a list", "object": "a table"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def hints(form: type) -> dict[str, Any]:
 
 def check_keys(raw: Iterable[str], known: Iterable[str], where: str) -> None:
     """UserError, with the nearest known one, for a key that is not known."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     for key in raw:
         if key not in known:
             raise UserError(f"{where}: unknown key '{key}'{suggest(key, known)}")
@@ -95,7 +95,7 @@ def typed(value: Any, kind: Any, where: str) -> Any:
         result = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
-        for index in re.findall(r"\d+", place):
+        for index in re.findall(r"\[(\d+)\]", place):
             where, value = f"{where}[{index}]", value[int(index)]
         raise UserError(f"{where} must be {_wanted(message)}, not {value!r}") from error
     for registry in getattr(kind, "__metadata__", ()):
@@ -111,8 +111,9 @@ def _wanted(message: str) -> str:
         return "a finite number"
 
     def words(types: re.Match[str]) -> str:
-        names = types[1].split(" | ")
-        return " or ".join(WORDS[x] for x in names if x != "int" or "float" not in names)
+        names = set(types[1].split(" | "))
+        less = {"null", "int"} if "float" in names else {"null"}
+        return " or ".join(sorted(WORDS[name] for name in names - less))
 
     return re.sub("`(.*?)`", words, wanted)
 

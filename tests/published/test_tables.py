@@ -374,7 +374,11 @@ def test_other_papers_come_last_and_ours_after_each_paper_s(
         ('{ method = "BP", a', '{ metod = "BP", a', "row 1: unknown key 'metod'"),
         ('method = "BP"', "method = true", "row 1: 'method' must be a number or text"),
         ("a = 93.7", "a = true", "row 1: 'a': 'value' must be a number or text"),
-        ("[90.0, 0.2]", "[90.0]", "row 1: 'b' must be a list of length 2, not [90.0]"),
+        (
+            "[90.0, 0.2]",
+            "[90.0]",
+            "row 1: 'b': [value, std] must be a list of length 2, not [90.0]",
+        ),
         ("n = 5", "m = 5", "row 2: 'a': unknown key 'm'"),
         ('"-"', '{ value = "-", std = 1.0 }', "(text): unknown key 'std'"),
         ('d = "lost"', 'd = "lots"', "row 2: inferred: unknown key 'lots'"),

@@ -284,7 +284,7 @@ def test_a_scale_that_a_recipe_lacks_is_not_run_as_the_paper(write):
         ("[probe]\naugment = 1", "probe.augment must be true or false, not 1"),
         ("[probe]\nmilestones = [60, 30]", "probe.milestones must rise"),
         ("[schedule]\nepochs = 5", "schedule.warmup_epochs = 10 is longer"),
-        ("[rule]\nx = [1]", "rule.x must be true or false or a number or text, not [1]"),
+        ("[rule]\nx = [1]", "rule.x must be a number or text or true or false, not [1]"),
         ("[rule]\nx = inf", "rule.x must be a finite number, not inf"),
         ("data = 3", "data must be a section, [data], not a value"),
         ("extends = 3", "extends must be text"),
