@@ -5,40 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 from locbench.errors import UserError
-from locbench.plugins.entry import UNTRAINED, Entry, suggest
-from locbench.plugins.registry import NETWORKS, RULES, Registry
+from locbench.plugins.entry import UNTRAINED, suggest
+from locbench.plugins.registry import KINDS, NETWORKS, RULES
 from locbench.published.table import Cell
 from locbench.recipes.load import recipe_path
 from locbench.recipes.reading import check_keys, check_name, errors_at, read
 from locbench.recipes.validation import check_dotted
 
 NEEDS = ("recipe", "evaluation", "rule", "network")
-
-
-# Stand-in until the registry of kinds is there.
-MEASURED = ("allocated_*", "wall_clock*", "predicted_gigabytes", "saved_gigabytes")
-METRICS = {
-    "probe": ("top1", "top5"),
-    "accuracy": ("top1", "top5"),
-    "cost": ("encoder_flops (*)", "flops (*)", "flops_share (*) of *", "memory_share of *"),
-    "trace": ("saved_gigabytes", "memory_saving", "memory_reduction", "predicted_gigabytes"),
-    "measure": (*MEASURED, "resident_gigabytes"),
-    "gpu": (*MEASURED, "gpu_memory*"),
-    "detection": ("ap_box*", "ap_mask*"),
-    "pixels": ("top1",),
-}
-
-
-class _StandIn(Registry):
-    def get(self, name):
-        return SimpleNamespace(metrics=METRICS[name], fills=name != "pixels")
-
-
-KINDS = _StandIn("evaluation", *(Entry(name, "", "") for name in METRICS))
 
 
 @dataclass(frozen=True)

@@ -202,13 +202,8 @@ def _cell(raw: Any, column: Column, where: str) -> tuple[Published, dict[str, An
     """
     where = f"{where}: '{column.key}'"
     if isinstance(raw, list):
-        raw = dict(
-            zip(
-                ("value", "std"),
-                typed(raw, tuple[Number, Number], f"{where}: [value, std]"),
-                strict=True,
-            )
-        )
+        value, std = typed(raw, tuple[Number, Number], f"{where}: [value, std]")
+        raw = {"value": value, "std": std}
     elif not isinstance(raw, dict):
         raw = {"value": raw}
     cell = read(raw, CellFile, where)

@@ -27,7 +27,8 @@ from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
 from locbench.recipes.validation import parse_overrides
 from locbench.rules import build_units, known_to
-from locbench.runs import spec as runs
+from locbench.runs.kinds.count import case_of
+from locbench.runs.kinds.trace import Trace
 from locbench.runs.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -70,13 +71,13 @@ class Bill:
     @property
     def name(self) -> str:
         """The rule, with the settings that are not its defaults."""
-        settings = sorted(self.spec.own_settings().items())
+        settings = sorted(self.spec.rule_settings().items())
         return " ".join([self.spec.rule, *(f"{key}={_written(value)}" for key, value in settings)])
 
     @property
     def case(self) -> Case:
         """As it is traced and measured."""
-        return self.spec.case
+        return case_of(self.spec)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -194,7 +195,7 @@ def _bill(asked: Asked, rule: str, words: str, source: tuple[str, dict[str, Any]
         common["training.batch"] = asked.batch
     name, cell = source
     recipe = load_recipe(name, asked.scale, {**common, **own}, cell)
-    return Bill(runs.plan_cost("trace", recipe, rule, asked.network, _classes(recipe)))
+    return Bill(Trace.spec(recipe, rule, asked.network, classes=_classes(recipe)))
 
 
 def _recipe_of(rule: str, network: str) -> tuple[str, dict[str, Any]]:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from locbench.errors import UserError
+from locbench.plugins.registry import KINDS
 from locbench.recipes.reading import read
 
 SCHEMA = 1
-KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost", "trace", "measure", "gpu")
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")
@@ -38,7 +38,7 @@ class Record:
     """
 
     id: str
-    kind: Literal[KINDS]
+    kind: Annotated[str, KINDS]
     status: Literal[STATUSES]
     scale: str
     seed: int

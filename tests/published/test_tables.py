@@ -377,7 +377,7 @@ def test_other_papers_come_last_and_ours_after_each_paper_s(
         (
             "[90.0, 0.2]",
             "[90.0]",
-            "row 1: 'b': [value, std] must be a list of length 2, not [90.0]",
+            "'b': [value, std] must be a list of length 2",
         ),
         ("n = 5", "m = 5", "row 2: 'a': unknown key 'm'"),
         ('"-"', '{ value = "-", std = 1.0 }', "(text): unknown key 'std'"),
