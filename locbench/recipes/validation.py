@@ -104,16 +104,16 @@ def check_dotted(values: Mapping[str, Any], where: str) -> dict[str, dict[str, A
         section, _, entry = key.partition(".")
         rule, _, setting = entry.partition(".")
         if section == "rules" and setting:  # rules.NAME.SETTING
-            entries = {rule: _check_rule({setting: value}, rule, where)}
+            entries = {rule: {setting: value}}
         elif section == "rule" and entry:
-            entries = {entry: typed(value, Scalar, f"{where} {key}")}
+            entries = {entry: value}
         elif section in SECTIONS and entry in section_keys(section):
-            kind = section_keys(section)[entry]
-            value = parse_value(value) if isinstance(value, str) and not _is_text(kind) else value
-            entries = {entry: typed(value, kind, f"{where} {key}")}
+            text = isinstance(value, str) and not _is_text(section_keys(section)[entry])
+            entries = {entry: parse_value(value) if text else value}
         else:
             raise UserError(f"{where} {key}: unknown key{_nearest_key(key)}")
-        sections[section] = merge(sections.get(section, {}), entries)
+        checked = check_section(section, entries, where)
+        sections[section] = merge(sections.get(section, {}), checked)
     return sections
 
 

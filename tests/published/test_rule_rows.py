@@ -75,7 +75,7 @@ def test_table1_has_a_row_for_each_network_under_the_same_recipe(views):
     for planned in further(plan):
         (mine,) = planned.specs
         other = theirs[mine.network, planned.cell.column.key]
-        assert mine.rule == mine.parent.rule == "mine" and mine.fingerprint == other.fingerprint
+        assert mine.rule == mine.parent.rule == "mine" and mine.data == other.data
         assert mine.recipe == dataclasses.replace(other.recipe, rule={})
         assert planned.mismatches == () and planned.cell.published is None
         assert mine.parent.identity["rule"]["version"] == RULES.entry("mine").version
@@ -124,7 +124,7 @@ def test_recipes_of_single_rows_and_detectors_are_kept(label, views):
 def test_operations_of_a_further_rule_are_counted_where_the_table_counts(label):
     plan = plan_of("auglocal/table7", label, columns="all")
     found = {p.cell.column.key: p.specs[0].kind for p in further(plan)}
-    counted = {"flops": "cost", "saved": "trace", "saving": "trace"}
+    counted = {"flops": "count", "saved": "trace", "saving": "trace"}
     measured = {"memory_here": "measure", "overhead_here": "measure"}
     assert found == {**counted, **measured, "accuracy": "train"}
 

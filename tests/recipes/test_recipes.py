@@ -39,11 +39,11 @@ def error(*args, **kwargs):
     return str(caught.value)
 
 
-def keys():
-    """Every key of every section with its default."""
-    for section, forms in SECTIONS.items():
-        for entry in dataclasses.fields(forms[0]):
-            yield section, entry.name, entry.default
+def forms():
+    """Every form of every section: the section's name, the dataclass, and what chooses the form."""
+    for section, known in SECTIONS.items():
+        for form in known:
+            yield section, form, {f"{section}.name": form.name} if len(known) > 1 else {}
 
 
 # --- what is shipped -------------------------------------------------------------------------
@@ -327,12 +327,12 @@ def test_an_unknown_recipe_is_suggested():
 
 
 def test_every_key_refuses_what_is_not_of_its_type():
-    for section, key, default in keys():
-        wrong = 3 if isinstance(default, str | bool | tuple) else "nonsense"
-        line = error(IMAGENET, "paper", {f"{section}.{key}": wrong})
-        assert f"{section}.{key}" in line
-        for structure in ({}, None, [["x"]]):
-            assert f"{section}.{key}" in error(IMAGENET, "paper", {f"{section}.{key}": structure})
+    for section, form, chosen in forms():
+        for field in dataclasses.fields(form):
+            key, default = f"{section}.{field.name}", field.default
+            wrong = 3 if isinstance(default, str | bool | tuple) else "nonsense"
+            for value in (wrong, {}, None, [["x"]]):
+                assert key in error(IMAGENET, "paper", {**chosen, key: value})
 
 
 # --- overrides, dicts, hashes ----------------------------------------------------------------
@@ -391,8 +391,9 @@ def changed(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        others = {"shapes": "folder", "bicubic": "bilinear", "small": "imagenet", "auto": "fp32"}
-        return {**others, "loco": "moco", "last": "all"}.get(value)
+        others = {"shapes": "folder", "small": "imagenet", "auto": "fp32", "reflect": "zeros"}
+        others |= {"bicubic": "bilinear", "bilinear": "bicubic", "loco": "moco", "last": "all"}
+        return others.get(value)
     if isinstance(value, tuple):
         return [*value[:-1], changed(value[-1])]
     return value + 1 if isinstance(value, int) else value * 0.75 or 0.5
@@ -410,20 +411,20 @@ def test_a_recipe_says_nothing_of_cutting_steps_unless_it_does():
 
 def test_the_hash_moves_with_every_value_and_with_nothing_else():
     base = load_recipe(IMAGENET, "smoke")
-    assert base.hash == load_recipe(IMAGENET, "smoke").hash and len(base.hash) == 64
+    assert base.hash == load_recipe(IMAGENET, "smoke").hash
     seen = {base.hash}
-    for section, key, _ in keys():
-        held = getattr(base, section) or SECTIONS[section][0]()
-        value = changed(getattr(held, key))
-        if value is None:  # a choice of one
-            continue
-        fitting = FITTING if section == "detection" else {}
-        other = load_recipe(IMAGENET, "smoke", {**fitting, f"{section}.{key}": value})
-        assert other.hash not in seen, f"{section}.{key}"
-        assert recipe_from_dict(json.loads(json.dumps(other.as_dict())), "here") == other
-        seen.add(other.hash)
+    for section, form, chosen in forms():
+        fitting = {**chosen, **(FITTING if section == "detection" else {})}
+        held = getattr(load_recipe(IMAGENET, "smoke", chosen), section) or form()
+        for field in dataclasses.fields(form):
+            value = changed(getattr(held, field.name))
+            if value is None:  # a choice of one
+                continue
+            other = load_recipe(IMAGENET, "smoke", {**fitting, f"{section}.{field.name}": value})
+            assert other.hash not in seen, f"{section}.{field.name}"
+            assert recipe_from_dict(json.loads(json.dumps(other.as_dict())), "here") == other
+            seen.add(other.hash)
     assert load_recipe(IMAGENET, "smoke", {"rule.temperature": 0.75}).hash not in seen
-    assert len(seen) > 30
 
 
 def test_a_recipe_in_a_record_is_checked_like_a_file():
@@ -434,9 +435,3 @@ def test_a_recipe_in_a_record_is_checked_like_a_file():
     for key, value in (("scale", "big"), ("scale", None), ("name", 3), ("probs", {})):
         with pytest.raises(UserError, match="here: "):
             recipe_from_dict({**load_recipe(IMAGENET).as_dict(), key: value}, "here")
-
-
-def test_recipes_are_frozen():
-    recipe = load_recipe(IMAGENET)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        recipe.optimizer.lr = 1.0
