@@ -217,7 +217,6 @@ def test_names():
     [
         ("tabel1", None, "unknown table 'loco/tabel1'; did you mean 'loco/table1'?"),
         ("table9", None, "did you mean 'auglocal/table9'?"),
-        ("reviewer", None, "did you mean 'loco/reviewers'?"),
         ("loco/table1", "auglocal", "not one of paper 'auglocal'"),
         ("table1", "aglocal", "unknown paper 'aglocal'; did you mean 'auglocal'?"),
         ("../loco/table1", None, "unknown table"),

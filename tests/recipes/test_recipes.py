@@ -306,7 +306,6 @@ def test_a_file_that_is_not_text(write, tmp_path):
     ("key", "value", "wanted"),
     [
         ("optimizer.lrr", 1, "did you mean 'optimizer.lr'"),
-        ("optimzer.lr", 1, "did you mean 'optimizer.lr'"),
         ("lr", 1, "'optimizer.lr' or 'probe.lr'"),
         ("rule", 1, "SECTION.NAME"),
         ("rule.", 1, "unknown key"),
