@@ -214,13 +214,13 @@ def _singles(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
 
 def _select(cells: Mapping[Key, Labels], wanted: Mapping[str, Any], where: str) -> dict:
     """The cells whose labels have the wanted values; one that no cell has is an error."""
-    known = {label: {labels.get(label) for labels in cells.values()} for label in _labels(cells)}
-    check_keys(wanted, known, where)
+    check_keys(wanted, _labels(cells), where)
     choices = {label: v if isinstance(v, list) else [v] for label, v in wanted.items()}
     for label, values in choices.items():
+        there = {labels[label] for labels in cells.values() if label in labels}
         for value in values:
-            if not isinstance(value, str | int | float) or value not in known[label]:
-                near = suggest(str(value), sorted(str(v) for v in known[label] if v is not None))
+            if not isinstance(value, str | int | float) or value not in there:
+                near = suggest(str(value), sorted(map(str, there)))
                 raise UserError(f"{where}: no cell to compare has {label} = {value!r}{near}")
     return {
         key: labels

@@ -39,8 +39,8 @@ def table_names() -> list[str]:
         place = PAPERS.index(paper) if paper in PAPERS else len(PAPERS)
         return place, paper, math.inf if number is None else number, path.stem
 
-    found = sorted(tables_dir().glob("*/*.toml"), key=order)
-    return [f"{path.parent.name}/{path.stem}" for path in found]
+    paths = sorted(tables_dir().glob("*/*.toml"), key=order)
+    return [f"{path.parent.name}/{path.stem}" for path in paths]
 
 
 def _number(stem: str) -> int | None:

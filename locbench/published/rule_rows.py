@@ -56,14 +56,14 @@ def with_rules(table: Table, rules: Sequence[str]) -> Table:
 
 def _protocols(table: Table) -> list[list[Row]]:
     """The rows that train a network, by what fills them besides the rule."""
-    found: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in table.rows:
         if METHOD not in row.labels or row.cited or _rule(table, row) in (None, UNTRAINED):
             continue
         key = json.dumps([_plain(row.fill), _plain_sets(row)], sort_keys=True)
-        found.setdefault(key, []).append(row)
+        groups.setdefault(key, []).append(row)
     columns = [merge(table.fill, column.fill) for column in table.columns]
-    return [] if all(map(sets_rule, columns)) else list(found.values())
+    return [] if all(map(sets_rule, columns)) else list(groups.values())
 
 
 def _gives(table: Table, row: Row) -> str:
@@ -76,9 +76,9 @@ def _rule(table: Table, row: Row) -> str | None:
 
 def _plain(fill: dict[str, Any]) -> dict[str, Any]:
     """A fill without what is its rule's."""
-    own = {k: v for k, v in fill.get("set", {}).items() if not k.startswith("rule.")}
+    sets = {k: v for k, v in fill.get("set", {}).items() if not k.startswith("rule.")}
     rest = {k: v for k, v in fill.items() if k not in (*OF_RULE, "set")}
-    return {**rest, **({"set": own} if own else {})}
+    return {**rest, **({"set": sets} if sets else {})}
 
 
 def _plain_sets(row: Row) -> dict[str, Any]:

@@ -85,9 +85,9 @@ class Cell:
     @property
     def metric(self) -> str:
         """The name of its figure in a record; UserError for a label that the row has not."""
-        known = {**self.row.labels, **(self.fill or {})}
+        names = {**self.row.labels, **(self.fill or {})}
         try:
-            return self.column.metric.format_map(known)
+            return self.column.metric.format_map(names)
         except KeyError as error:
             key = f"column '{self.column.key}' of {self.table}: metric '{self.column.metric}'"
             raise UserError(f"{key}: row {self.row.index + 1} has no {error}") from None
@@ -139,8 +139,8 @@ class Table:
         # A row says that it can be filled; the table and the column only say how.
         if row.cited or not row.fill:
             return None
-        own = {"set": row.sets[column.key]} if column.key in row.sets else {}
-        fill = merge(merge(merge(self.fill, column.fill), row.fill), own)
+        sets = {"set": row.sets[column.key]} if column.key in row.sets else {}
+        fill = merge(merge(merge(self.fill, column.fill), row.fill), sets)
         return None if row.further and sets_rule(fill) else fill
 
 

@@ -10,7 +10,7 @@ profiles that are not asked for, so that an error names the file and the key.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,14 @@ def load_joint(
         return {key: v for key, v in given if key.startswith("detection.") is detection}
 
     recipe = load_recipe(name, scale, part(overrides, False), part(cell, False))
-    asked = part(overrides, True)
-    found = load_recipe(downstream, scale, asked, part(cell, True)).detection
-    if found is None:
+    changes = part(overrides, True)
+    detection = load_recipe(downstream, scale, changes, part(cell, True)).detection
+    if detection is None:
         raise UserError(f"recipe '{downstream}' has no section [detection]")
-    if asked:
-        check_units(asked, load_recipe(downstream, scale).detection, found)
+    if changes:
+        check_units(changes, load_recipe(downstream, scale).detection, detection)
     leaf = downstream.removesuffix(".toml").split("/")[-1]
-    return dataclasses.replace(recipe, detection=found, downstream=leaf)
+    return dataclasses.replace(recipe, detection=detection, downstream=leaf)
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -193,8 +193,8 @@ def _layer(table: Any, where: str, heads: tuple[str, ...] = ()) -> _Layer:
     profiles: dict[str, dict[str, Any]] = {}
     for section, entries in typed(table, dict, where).items():
         if section not in SECTIONS and section not in FREE:
-            known = (*SECTIONS, *FREE, *heads)
-            raise UserError(f"{where}: unknown section or key '{section}'{suggest(section, known)}")
+            near = suggest(section, (*SECTIONS, *FREE, *heads))
+            raise UserError(f"{where}: unknown section or key '{section}'{near}")
         if section == "probe" and isinstance(entries, dict):
             entries = dict(entries)
             profiles = _profiles(entries.pop("profiles", {}), where)
@@ -243,16 +243,19 @@ def _merge(groups: list[list[_Layer]], profile: str) -> dict[str, dict[str, Any]
 
 def _choose_profile(groups: list[list[_Layer]], path: Path) -> str:
     """The probe profile asked for; the one that [probe] itself describes needs no section."""
-    named = [x.sections.get("probe", {}).get("profile") for group in groups for x in group]
-    in_paper = [x.sections.get("probe", {}).get("profile") for x in groups[0]]
-    own = next((name for name in in_paper if name), Probe().profile)
-    chosen = next((name for name in reversed(named) if name), own)
-    known = {own} | {name for group in groups for x in group for name in x.profiles}
-    if chosen not in known:
-        raise UserError(
-            f"{path}: unknown value '{chosen}' for probe.profile{suggest(chosen, sorted(known))}"
-        )
-    return chosen
+
+    def names(layers: Iterable[_Layer]) -> list[str]:
+        chosen = (layer.sections.get("probe", {}).get("profile") for layer in layers)
+        return [name for name in chosen if name]
+
+    layers = [layer for group in groups for layer in group]
+    first = [*names(groups[0]), Probe().profile][0]
+    profile = [first, *names(layers)][-1]
+    profiles = {first, *(name for layer in layers for name in layer.profiles)}
+    if profile not in profiles:
+        near = suggest(profile, sorted(profiles))
+        raise UserError(f"{path}: unknown value '{profile}' for probe.profile{near}")
+    return profile
 
 
 # --- the whole -------------------------------------------------------------------------------

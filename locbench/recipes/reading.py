@@ -45,28 +45,28 @@ def read(raw: Any, form: type[T], where: str, *, whole: bool = False) -> T:
     UserError for an unknown key, with the nearest one, a value that does not fit, or a missing key:
     one without a default or, of what has to be `whole`, any.
     """
-    known = hints(form)
-    check_keys(typed(raw, dict, where), known, where)
+    types = hints(form)
+    check_keys(typed(raw, dict, where), types, where)
     for field in fields(form):
         needed = whole or field.default is field.default_factory is MISSING
         if needed and field.name not in raw:
             raise UserError(f"{where}: '{field.name}' is missing")
-    return form(**{key: typed(v, known[key], f"{where}: '{key}'") for key, v in raw.items()})
+    return form(**{key: typed(v, types[key], f"{where}: '{key}'") for key, v in raw.items()})
 
 
 @cache
 def hints(form: type) -> dict[str, Any]:
     """The annotated types of a dataclass, by key."""
-    known = get_type_hints(form, include_extras=True)
-    return {field.name: known[field.name] for field in fields(form)}
+    types = get_type_hints(form, include_extras=True)
+    return {field.name: types[field.name] for field in fields(form)}
 
 
-def check_keys(raw: Iterable[str], known: Iterable[str], where: str) -> None:
-    """UserError, with the nearest known one, for a key that is not known."""
-    known = list(dict.fromkeys(known))
+def check_keys(raw: Iterable[str], keys: Iterable[str], where: str) -> None:
+    """UserError, with the nearest of `keys`, for one that is none of them."""
+    keys = list(dict.fromkeys(keys))
     for key in raw:
-        if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'{suggest(key, known)}")
+        if key not in keys:
+            raise UserError(f"{where}: unknown key '{key}'{suggest(key, keys)}")
 
 
 def check_name(name: str, registry: Registry, where: str) -> None:

@@ -68,9 +68,9 @@ class Recipe:
 
     def for_run(self, rule: str, network: str) -> Recipe:
         """This recipe with the settings of one rule on one network, those in `rule` over them."""
-        own = self.rules.get(rule, {})
-        plain = {key: value for key, value in own.items() if not isinstance(value, dict)}
-        settings = {**plain, **own.get(network, {}), **self.rule}
+        entries = self.rules.get(rule, {})
+        plain = {key: value for key, value in entries.items() if not isinstance(value, dict)}
+        settings = {**plain, **entries.get(network, {}), **self.rule}
         return dataclasses.replace(self, rule=settings, rules={})
 
     @property

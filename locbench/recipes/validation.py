@@ -126,12 +126,12 @@ def _is_text(kind: Any) -> bool:
 def _nearest_key(key: str) -> str:
     """A suggestion for a dotted key; for one without a section, the sections that have it."""
     section, dot, _ = key.partition(".")
-    known = [f"{name}.{entry}" for name in SECTIONS for entry in section_keys(name)]
+    keys = [f"{name}.{entry}" for name in SECTIONS for entry in section_keys(name)]
     if dot:
-        return suggest(key, [k for k in known if k.startswith(f"{section}.")] or known)
+        return suggest(key, [k for k in keys if k.startswith(f"{section}.")] or keys)
     if key in SECTIONS:
         return f"; a key is SECTION.NAME: {section} has {', '.join(section_keys(section))}"
-    homes = [k for k in known if k.split(".")[1] == key]
+    homes = [k for k in keys if k.split(".")[1] == key]
     if homes:
         return f"; did you mean {' or '.join(repr(k) for k in homes)}?"
     return f"; a key is SECTION.NAME, and the sections are {', '.join([*SECTIONS, 'rule'])}"
