@@ -148,20 +148,22 @@ class ClaimFile:
         return {*self.a, *(self.b or {}), self.along}
 
 
-def build_claim(raw: Any, cells: Mapping[Key, Labels], numeric: Sequence[str], where: str) -> Claim:
+def build_claim(
+    raw: Any, cells: Mapping[Key, Labels], numeric: Sequence[str], *, where: str
+) -> Claim:
     """A claim from its TOML entry, bound to its cells.
 
     `cells` are all cells of the table with their labels (`column` among them), in reading order;
     `numeric` are the columns a claim is about when it names none; `where` starts error lines.
     Raises UserError for an unknown key, kind, label or value, and when nothing is left to compare.
     """
-    where = f"{where} ('{typed(raw, dict, where).get('text', '')}')"
-    entry = read(raw, ClaimFile, where)
+    where = f"{where} ('{typed(raw, dict, where=where).get('text', '')}')"
+    entry = read(raw, ClaimFile, where=where)
     kind = KINDS[entry.kind]
     needed = {"pair": ["a", "b"], "series": ["along"], "single": []}[kind.shape]
     needed += [kind.number] if kind.default is None else []
     general = ("text", "kind", "a", "over", "columns", "holds_in_print")
-    check_keys(raw, [*general, *needed, kind.number], where)
+    check_keys(raw, [*general, *needed, kind.number], where=where)
     if missing := [key for key in needed if key not in raw]:
         raise UserError(f"{where}: '{missing[0]}' is missing")
     number = raw.get(kind.number, kind.default)
@@ -214,7 +216,7 @@ def _singles(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
 
 def _select(cells: Mapping[Key, Labels], wanted: Mapping[str, Any], where: str) -> dict:
     """The cells whose labels have the wanted values; one that no cell has is an error."""
-    check_keys(wanted, _labels(cells), where)
+    check_keys(wanted, _labels(cells), where=where)
     choices = {label: v if isinstance(v, list) else [v] for label, v in wanted.items()}
     for label, values in choices.items():
         there = {labels[label] for labels in cells.values() if label in labels}
@@ -230,7 +232,7 @@ def _select(cells: Mapping[Key, Labels], wanted: Mapping[str, Any], where: str) 
 
 
 def _groups(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> dict:
-    check_keys(entry.over, _labels(cells), where)
+    check_keys(entry.over, _labels(cells), where=where)
     over = entry.over if "column" in entry.labels else (*entry.over, "column")
     groups: dict[tuple, list[Key]] = {}
     for key, labels in cells.items():

@@ -41,14 +41,14 @@ class Over:
     set: dict[str, Any] = field(default_factory=dict)
 
 
-def check_fill(raw: Mapping[str, Any], where: str) -> None:
+def check_fill(raw: Mapping[str, Any], *, where: str) -> None:
     """UserError, with the nearest name, for what of a fill locbench has not, where it is written.
 
     The settings of a rule are left to `check_cell`: the rule may be said elsewhere.
     """
     if not raw:
         return
-    fill = read(raw, Fill, where)
+    fill = read(raw, Fill, where=where)
     for recipe in filter(None, (fill.recipe, fill.downstream)):
         with errors_at(where):
             recipe_path(recipe)
@@ -56,37 +56,37 @@ def check_fill(raw: Mapping[str, Any], where: str) -> None:
         able = [name for name in KINDS.names() if KINDS.get(name).fills]
         raise UserError(f"{where}: '{fill.evaluation}' fills no cell; known: {', '.join(able)}")
     if fill.rule and fill.rule != UNTRAINED:
-        check_name(fill.rule, RULES, where)
-    _check_set(fill.set, where)
+        check_name(fill.rule, RULES, where=where)
+    _check_set(fill.set, where=where)
     if fill.over:
-        over = read(fill.over, Over, f"{where}: over")
-        _check_set(over.set, f"{where}: over")
-        _check_settings(over.rule, over.set, f"{where}: over")
+        over = read(fill.over, Over, where=f"{where}: over")
+        _check_set(over.set, where=f"{where}: over")
+        _check_settings(over.rule, over.set, where=f"{where}: over")
 
 
-def _check_set(values: Mapping[str, Any], where: str) -> None:
+def _check_set(values: Mapping[str, Any], *, where: str) -> None:
     for key, value in values.items():
         if isinstance(value, Mapping):
             hint = 'quote the key, as in set = { "probe.profile" = "moco" }'
             raise UserError(f"{where}: set: '{key}' must be one value, not {value!r}; {hint}")
-    check_dotted(values, f"{where}: set")
+    check_dotted(values, where=f"{where}: set")
 
 
-def _check_settings(rule: str, values: Mapping[str, Any], where: str) -> None:
+def _check_settings(rule: str, values: Mapping[str, Any], *, where: str) -> None:
     keys = [key for key in values if key.startswith("rule.")]
     if keys and rule != UNTRAINED:
         settings = [f"rule.{name}" for name in RULES.entry(rule).settings]
-        check_keys(keys, settings, f"{where}: rule '{rule}'")
+        check_keys(keys, settings, where=f"{where}: rule '{rule}'")
 
 
-def check_cell(cell: Cell, where: str) -> None:
+def check_cell(cell: Cell, *, where: str) -> None:
     """UserError for a cell whose fill, put together, lacks a key or asks for what no run gives."""
     fill = cell.fill
     if fill is None:
         return
     if missing := [key for key in NEEDS if key not in fill]:
         raise UserError(f"{where}: its fill has no '{missing[0]}'")
-    _check_settings(fill["rule"], fill.get("set", {}), where)
+    _check_settings(fill["rule"], fill.get("set", {}), where=where)
     metrics = KINDS.get(fill["evaluation"]).metrics
     with errors_at(where):
         metric = cell.metric

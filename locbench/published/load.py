@@ -76,7 +76,7 @@ def load_table(name: str) -> Table:
     """
     full = resolve_name(name)
     path = tables_dir() / f"{full}.toml"
-    return _table(full, read(read_toml(path), TableFile, str(path)), str(path))
+    return _table(full, read(read_toml(path), TableFile, where=str(path)), str(path))
 
 
 def readable_tables() -> Iterator[Table]:
@@ -132,14 +132,14 @@ def _table(name: str, file: TableFile, where: str) -> Table:
     keys = [column.key for column in columns]
     for column in columns:
         if column.beside:
-            check_keys([column.beside], keys, f"{where}: column '{column.key}': beside")
+            check_keys([column.beside], keys, where=f"{where}: column '{column.key}': beside")
     names = [*file.labels, *keys, *hints(RowFile)]
     if twice := sorted({x for x in names if names.count(x) > 1} | {"column"} & set(names)):
         raise UserError(f"{where}: '{twice[0]}' names two things; labels and columns share names")
     rows = tuple(_row(raw, n, file, columns, where) for n, raw in enumerate(file.rows))
     _check_rows(rows, file.reasons, where)
-    check_keys(file.smoke, ("rows", "columns"), f"{where}: smoke")
-    check_fill(file.fill, f"{where}: fill")
+    check_keys(file.smoke, ("rows", "columns"), where=f"{where}: smoke")
+    check_fill(file.fill, where=f"{where}: fill")
     paper, stem = name.split("/")
     table = Table(
         name=name,
@@ -157,15 +157,15 @@ def _table(name: str, file: TableFile, where: str) -> Table:
     )
     cells = list(table.cells())
     for cell in cells:
-        check_cell(cell, f"{where}: row {cell.row.index + 1}")
+        check_cell(cell, where=f"{where}: row {cell.row.index + 1}")
     return replace(table, claims=_claims(cells, columns, file.claims, where))
 
 
 def _column(raw: Any, number: int, file: TableFile, where: str) -> Column:
-    values = {**file.defaults, **typed(raw, dict, f"{where}: column {number}")}
+    values = {**file.defaults, **typed(raw, dict, where=f"{where}: column {number}")}
     where = f"{where}: column {values.get('key', number)!r}"
-    column = read(values, Column, where)
-    check_fill(column.fill, f"{where}: fill")
+    column = read(values, Column, where=where)
+    check_fill(column.fill, where=f"{where}: fill")
     if column.tolerance is not None and column.tolerance_percent is not None:
         raise UserError(f"{where}: give 'tolerance' or 'tolerance_percent', not both")
     return column
@@ -173,15 +173,15 @@ def _column(raw: Any, number: int, file: TableFile, where: str) -> Column:
 
 def _row(raw: Any, index: int, file: TableFile, columns: tuple[Column, ...], where: str) -> Row:
     where, keys = f"{where}: row {index + 1}", [column.key for column in columns]
-    check_keys(typed(raw, dict, where), [*file.labels, *keys, *hints(RowFile)], where)
-    row = read({key: raw[key] for key in hints(RowFile) if key in raw}, RowFile, where)
-    labels = {k: typed(raw[k], Label, f"{where}: '{k}'") for k in file.labels if k in raw}
+    check_keys(typed(raw, dict, where=where), [*file.labels, *keys, *hints(RowFile)], where=where)
+    row = read({key: raw[key] for key in hints(RowFile) if key in raw}, RowFile, where=where)
+    labels = {k: typed(raw[k], Label, where=f"{where}: '{k}'") for k in file.labels if k in raw}
     cells = {c.key: _cell(raw[c.key], c, where) for c in columns if c.key in raw}
-    check_keys(row.inferred, [*labels, *cells], f"{where}: inferred")
-    check_keys(row.inferred.values(), file.reasons, f"{where}: inferred")
+    check_keys(row.inferred, [*labels, *cells], where=f"{where}: inferred")
+    check_keys(row.inferred.values(), file.reasons, where=f"{where}: inferred")
     if row.cited and not row.source:
         raise UserError(f"{where}: 'source' is missing: a cited row says where it is cited from")
-    check_fill(row.fill, f"{where}: fill")
+    check_fill(row.fill, where=f"{where}: fill")
     return Row(
         labels=labels,
         cited=row.cited,
@@ -202,17 +202,17 @@ def _cell(raw: Any, column: Column, where: str) -> tuple[Published, dict[str, An
     """
     where = f"{where}: '{column.key}'"
     if isinstance(raw, list):
-        value, std = typed(raw, tuple[Number, Number], f"{where}: [value, std]")
+        value, std = typed(raw, tuple[Number, Number], where=f"{where}: [value, std]")
         raw = {"value": value, "std": std}
     elif not isinstance(raw, dict):
         raw = {"value": raw}
-    cell = read(raw, CellFile, where)
+    cell = read(raw, CellFile, where=where)
     if isinstance(cell.value, str):
-        check_keys(raw, ("value", "ours"), f"{where} (text)")
+        check_keys(raw, ("value", "ours"), where=f"{where} (text)")
     for number in (cell.value, cell.std):
         if isinstance(number, float) and round(number, column.decimals) != number:
             raise UserError(f"{where}: {number} has more than {column.decimals} decimals")
-    check_fill({"set": cell.set}, where)
+    check_fill({"set": cell.set}, where=where)
     return Published(cell.value, cell.std, cell.n, cell.ours or column.ours), cell.set
 
 
@@ -236,7 +236,7 @@ def _claims(
     texts = {c.column.key for c in cells if c.published and isinstance(c.published.value, str)}
     numeric = [column.key for column in columns if not column.ours and column.key not in texts]
     return tuple(
-        build_claim(entry, labels, numeric, f"{where}: claim {n}")
+        build_claim(entry, labels, numeric, where=f"{where}: claim {n}")
         for n, entry in enumerate(entries, 1)
     )
 

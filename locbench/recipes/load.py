@@ -50,9 +50,9 @@ def load_recipe(
     paper, *scaled = _layers(files, name, scale)
     groups = [
         paper,
-        [_Layer(check_dotted(cell or {}, "the cell's set"), {})],
+        [_Layer(check_dotted(cell or {}, where="the cell's set"), {})],
         *scaled,
-        [_Layer(check_dotted(overrides or {}, "override"), {})],
+        [_Layer(check_dotted(overrides or {}, where="override"), {})],
     ]
     profile = _choose_profile(groups, files[-1].path)
     values = _merge(groups, profile)
@@ -100,7 +100,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     if "probe.profile" in overrides:
         chosen = {"probe.profile": overrides["probe.profile"]}
         values["probe"] = load_recipe(recipe.name, recipe.scale, chosen).as_dict()["probe"]
-    for section, entries in check_dotted(overrides, "override").items():
+    for section, entries in check_dotted(overrides, where="override").items():
         values[section] = overlay(section, values[section], entries)
     return recipe_from_dict(values, f"{recipe.name} with overrides")
 
@@ -114,7 +114,7 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
         raise UserError(f"{where}: unknown scale '{values['scale']}'; run it again")
     heads = ("name", "scale", "title", "downstream")
     sections = {k: v for k, v in values.items() if k not in heads}
-    checked = {s: check_section(s, entries, where) for s, entries in sections.items()}
+    checked = {s: check_section(s, entries, where=where) for s, entries in sections.items()}
     recipe = _build(checked, values["name"], values["scale"], values.get("title", ""), where)
     return dataclasses.replace(recipe, downstream=values.get("downstream", ""))
 
@@ -172,9 +172,9 @@ def recipe_path(name: str) -> Path:
 
 def _read(path: Path) -> _File:
     table = read_toml(path)
-    title = typed(table.pop("title", ""), str, f"{path}: title")
-    extends = typed(table.pop("extends", None), str | None, f"{path}: extends")
-    scales = typed(table.pop("scales", {}), dict, f"{path}: scales")
+    title = typed(table.pop("title", ""), str, where=f"{path}: title")
+    extends = typed(table.pop("extends", None), str | None, where=f"{path}: extends")
+    scales = typed(table.pop("scales", {}), dict, where=f"{path}: scales")
     for scale in scales:
         if scale not in SCALES[1:]:
             raise UserError(f"{path}: unknown scale '{scale}'{suggest(scale, SCALES[1:])}")
@@ -191,23 +191,23 @@ def _layer(table: Any, where: str, heads: tuple[str, ...] = ()) -> _Layer:
     """The sections of a file or of one of its scales; `heads` are what else may stand there."""
     sections: dict[str, dict[str, Any]] = {}
     profiles: dict[str, dict[str, Any]] = {}
-    for section, entries in typed(table, dict, where).items():
+    for section, entries in typed(table, dict, where=where).items():
         if section not in SECTIONS and section not in FREE:
             near = suggest(section, (*SECTIONS, *FREE, *heads))
             raise UserError(f"{where}: unknown section or key '{section}'{near}")
         if section == "probe" and isinstance(entries, dict):
             entries = dict(entries)
             profiles = _profiles(entries.pop("profiles", {}), where)
-        sections[section] = check_section(section, entries, where)
+        sections[section] = check_section(section, entries, where=where)
     return _Layer(sections, profiles)
 
 
 def _profiles(table: Any, where: str) -> dict[str, dict[str, Any]]:
-    for name, entries in typed(table, dict, f"{where}: probe.profiles").items():
+    for name, entries in typed(table, dict, where=f"{where}: probe.profiles").items():
         if isinstance(entries, dict) and "profile" in entries:
             raise UserError(f"{where}: [probe.profiles.{name}] cannot choose a profile itself")
     return {
-        name: check_section("probe", entries, f"{where}: probe.profiles.{name}")
+        name: check_section("probe", entries, where=f"{where}: probe.profiles.{name}")
         for name, entries in table.items()
     }
 
@@ -269,7 +269,7 @@ def _build(
         entries = values.get(section, {})
         if section in OPTIONAL and not entries:
             continue
-        sections[section] = build_form(section, entries, where)
+        sections[section] = build_form(section, entries, where=where)
     free = {section: dict(values.get(section, {})) for section in FREE}
     recipe = Recipe(name, scale, title, **free, **sections)
     check_together(recipe, where)

@@ -39,19 +39,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as TOML: {error}") from error
 
 
-def read(raw: Any, form: type[T], where: str, *, whole: bool = False) -> T:
+def read(raw: Any, form: type[T], *, where: str, whole: bool = False) -> T:
     """The dataclass `form` from a table; `where` begins an error's line.
 
     UserError for an unknown key, with the nearest one, a value that does not fit, or a missing key:
     one without a default or, of what has to be `whole`, any.
     """
     types = hints(form)
-    check_keys(typed(raw, dict, where), types, where)
+    check_keys(typed(raw, dict, where=where), types, where=where)
     for field in fields(form):
         needed = whole or field.default is field.default_factory is MISSING
         if needed and field.name not in raw:
             raise UserError(f"{where}: '{field.name}' is missing")
-    return form(**{key: typed(v, types[key], f"{where}: '{key}'") for key, v in raw.items()})
+    return form(**{key: typed(v, types[key], where=f"{where}: '{key}'") for key, v in raw.items()})
 
 
 @cache
@@ -61,7 +61,7 @@ def hints(form: type) -> dict[str, Any]:
     return {field.name: types[field.name] for field in fields(form)}
 
 
-def check_keys(raw: Iterable[str], keys: Iterable[str], where: str) -> None:
+def check_keys(raw: Iterable[str], keys: Iterable[str], *, where: str) -> None:
     """UserError, with the nearest of `keys`, for one that is none of them."""
     keys = list(dict.fromkeys(keys))
     for key in raw:
@@ -69,7 +69,7 @@ def check_keys(raw: Iterable[str], keys: Iterable[str], where: str) -> None:
             raise UserError(f"{where}: unknown key '{key}'{suggest(key, keys)}")
 
 
-def check_name(name: str, registry: Registry, where: str) -> None:
+def check_name(name: str, registry: Registry, *, where: str) -> None:
     """UserError, with the nearest name, for one that the registry has not."""
     with errors_at(where):
         registry.entry(name)
@@ -84,7 +84,7 @@ def errors_at(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from error
 
 
-def typed(value: Any, kind: Any, where: str) -> Any:
+def typed(value: Any, kind: Any, *, where: str) -> Any:
     """`value` as `kind`: a type, Literal, tuple, union, or Annotated with Meta or a Registry.
 
     Whole numbers pass for floats; true and false do not pass for numbers.
@@ -100,7 +100,7 @@ def typed(value: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where} must be {_wanted(message)}, not {value!r}") from error
     for registry in getattr(kind, "__metadata__", ()):
         if isinstance(registry, Registry):
-            check_name(result, registry, where)
+            check_name(result, registry, where=where)
     return result
 
 

@@ -30,7 +30,7 @@ def section_keys(section: str) -> dict[str, Any]:
     return {**keys, "name": Literal[names]} if names else keys
 
 
-def build_form(section: str, entries: Mapping[str, Any], where: str) -> Any:
+def build_form(section: str, entries: Mapping[str, Any], *, where: str) -> Any:
     """A section's dataclass, of the form that `name` says, without a name of the first.
 
     Checked once more: a key may fit another form of the section, and not the one that was chosen.
@@ -38,7 +38,7 @@ def build_form(section: str, entries: Mapping[str, Any], where: str) -> Any:
     form = form_names(section).get(entries.get("name"), SECTIONS[section][0])
     keys = hints(form)
     kept = {k: v for k, v in entries.items() if k != "name" or k in keys}
-    return form(**_typed_entries(section, kept, keys, where))
+    return form(**_typed_entries(section, kept, keys, where=where))
 
 
 def overlay(section: str, base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def overlay(section: str, base: Mapping[str, Any], entries: Mapping[str, Any]) -
     return {**base, **entries}
 
 
-def check_section(section: str, entries: Any, where: str) -> dict[str, Any]:
+def check_section(section: str, entries: Any, *, where: str) -> dict[str, Any]:
     """The entries of one section, converted; UserError for an unknown key or a wrong value.
 
     Beside the recipe's there are `rule`, with free keys and scalars only, and `rules`, with such a
@@ -60,41 +60,43 @@ def check_section(section: str, entries: Any, where: str) -> dict[str, Any]:
     if not isinstance(entries, Mapping):
         raise UserError(f"{where}: {section} must be a section, [{section}], not a value")
     if section == "rule":
-        return {k: typed(v, Scalar, f"{where}: rule.{k}") for k, v in entries.items()}
+        return {k: typed(v, Scalar, where=f"{where}: rule.{k}") for k, v in entries.items()}
     if section == "rules":
-        return {rule: _check_rule(v, rule, where) for rule, v in entries.items()}
+        return {rule: _check_rule(v, rule, where=where) for rule, v in entries.items()}
     keys, name = section_keys(section), entries.get("name")
     if isinstance(name, str) and name in form_names(section):
         keys = {"name": keys["name"], **hints(form_names(section)[name])}
-    return _typed_entries(section, entries, keys, where)
+    return _typed_entries(section, entries, keys, where=where)
 
 
 def _typed_entries(
-    section: str, entries: Mapping[str, Any], keys: Mapping[str, Any], where: str
+    section: str, entries: Mapping[str, Any], keys: Mapping[str, Any], *, where: str
 ) -> dict[str, Any]:
     for key in entries:
         if key not in keys:
             raise UserError(f"{where}: unknown key '{section}.{key}'{suggest(key, keys)}")
-    return {k: typed(v, keys[k], f"{where}: {section}.{k}") for k, v in entries.items()}
+    return {k: typed(v, keys[k], where=f"{where}: {section}.{k}") for k, v in entries.items()}
 
 
-def _check_rule(entries: Any, rule: str, where: str) -> dict[str, Any]:
+def _check_rule(entries: Any, rule: str, *, where: str) -> dict[str, Any]:
     """[rules.NAME]: settings of a registered rule, and below it those for one network."""
     where = f"{where}: rules.{rule}"
-    check_name(rule, RULES, where)
+    check_name(rule, RULES, where=where)
     if not isinstance(entries, Mapping):
         raise UserError(f"{where} must be a section, [rules.{rule}], not a value")
     settings: dict[str, Any] = {}
     for key, value in entries.items():
         if isinstance(value, Mapping):
-            check_name(key, NETWORKS, where)
-            settings[key] = {k: typed(v, Scalar, f"{where}.{key}.{k}") for k, v in value.items()}
+            check_name(key, NETWORKS, where=where)
+            settings[key] = {
+                k: typed(v, Scalar, where=f"{where}.{key}.{k}") for k, v in value.items()
+            }
         else:
-            settings[key] = typed(value, Scalar, f"{where}.{key}")
+            settings[key] = typed(value, Scalar, where=f"{where}.{key}")
     return settings
 
 
-def check_dotted(values: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+def check_dotted(values: Mapping[str, Any], *, where: str) -> dict[str, dict[str, Any]]:
     """Values by dotted key ("optimizer.lr"), converted like those of a file, by section.
 
     Text given for a key that is not text is read as TOML. `where` begins an error's line.
@@ -112,7 +114,7 @@ def check_dotted(values: Mapping[str, Any], where: str) -> dict[str, dict[str, A
             entries = {entry: parse_value(value) if text else value}
         else:
             raise UserError(f"{where} {key}: unknown key{_nearest_key(key)}")
-        checked = check_section(section, entries, where)
+        checked = check_section(section, entries, where=where)
         sections[section] = merge(sections.get(section, {}), checked)
     return sections
 

@@ -75,7 +75,7 @@ def load_tolerances(path: Path | None = None) -> list[Tolerance]:
 
 
 def _tolerance(number: str, entry: Any, where: str) -> Tolerance:
-    return read({**typed(entry, dict, where), "number": number}, Tolerance, where)
+    return read({**typed(entry, dict, where=where), "number": number}, Tolerance, where=where)
 
 
 def place(record_id: str) -> str:

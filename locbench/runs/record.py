@@ -86,7 +86,7 @@ class Record:
                 f"use that one, or {again}"
             )
         try:
-            return read(values, cls, f"{path}: not a record of this locbench", whole=True)
+            return read(values, cls, where=f"{path}: not a record of this locbench", whole=True)
         except UserError as error:
             raise UserError(f"{error}; {again}") from error
 

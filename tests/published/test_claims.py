@@ -29,7 +29,7 @@ VALUES = {key: 50.0 + 10 * key[0] + (key[1] == "v") for key in CELLS}
 
 
 def claim(**keys: Any) -> Claim:
-    return build_claim({"text": "it is so", **keys}, CELLS, COLUMNS, "file: claim 1")
+    return build_claim({"text": "it is so", **keys}, CELLS, COLUMNS, where="file: claim 1")
 
 
 def holds(made: Claim, *values: float) -> bool | None:
@@ -87,7 +87,7 @@ def test_series_along_a_label():
 def test_a_series_runs_by_number_whatever_the_order_of_the_rows():
     turned = dict(reversed(CELLS.items()))
     raw = {"text": "it rises", "kind": "increases", "a": {"method": "X"}, "over": ["network"]}
-    made = build_claim(raw | {"along": "d", "columns": ["u"]}, turned, COLUMNS, "file")
+    made = build_claim(raw | {"along": "d", "columns": ["u"]}, turned, COLUMNS, where="file")
     assert set(made.comparisons) == {((1, "u"), (2, "u")), ((4, "u"), (5, "u"))}
 
 
