@@ -1,4 +1,4 @@
-"""Further rows of a table: other rules under the protocol of the rows that are there.
+"""Rows added to a table: other rules under the protocol of the rows that are there.
 
 Rows whose fills differ in the rule and its settings alone are of one protocol: for each there is
 one row more, with the labels that those rows share and the rule's name for the method.
@@ -98,5 +98,5 @@ def _row(group: Sequence[Row], rule: str, index: int) -> Row:
         published={},
         index=index,
         sets=_plain_sets(first),
-        further=True,
+        added=True,
     )

@@ -56,7 +56,7 @@ class Row:
     index: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single cells, by column
-    further: bool = False  # of a rule that the paper has not: see `locbench.published.rule_rows`
+    added: bool = False  # of a rule that the paper has not: see `locbench.published.rule_rows`
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Cell:
     @property
     def inside(self) -> bool:
         """Whether it stands in the table itself; what has no place in print is shown beside it."""
-        if self.row.further:
+        if self.row.added:
             return self.own or not self.column.ours
         return self.own or self.published is not None or self.row.cited
 
@@ -141,7 +141,7 @@ class Table:
             return None
         sets = {"set": row.sets[column.key]} if column.key in row.sets else {}
         fill = merge(merge(merge(self.fill, column.fill), row.fill), sets)
-        return None if row.further and sets_rule(fill) else fill
+        return None if row.added and sets_rule(fill) else fill
 
 
 def sets_rule(fill: dict[str, Any]) -> bool:
@@ -152,7 +152,7 @@ def sets_rule(fill: dict[str, Any]) -> bool:
 def _shown(row: Row, column: Column, fill: dict[str, Any]) -> bool:
     """Whether a cell that nobody published is one of the table."""
     evaluation = fill.get("evaluation")
-    if row.further:
+    if row.added:
         return evaluation not in ON_A_GPU
     if column.beside:
         return column.beside in row.published
