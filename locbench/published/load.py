@@ -212,7 +212,8 @@ def _cell(raw: Any, column: Column, where: str) -> tuple[Published, dict[str, An
     for number in (cell.value, cell.std):
         if isinstance(number, float) and round(number, column.decimals) != number:
             raise UserError(f"{where}: {number} has more than {column.decimals} decimals")
-    check_fill({"set": cell.set}, where=where)
+    if cell.set:
+        check_fill({"set": cell.set}, where=where)
     return Published(cell.value, cell.std, cell.n, cell.ours or column.ours), cell.set
 
 
