@@ -108,10 +108,11 @@ def grey(x: Tensor) -> Tensor:
 
 
 def blend_(x: Tensor, scale: Tensor, luma: Tensor, mean: Tensor) -> Tensor:
-    """clamp(scale * x + luma * grey(x) + mean * mean(grey(x))) in place; x [3, n, P], weights [n, 1].
+    """clamp(scale * x + luma * grey(x) + mean * mean(grey(x))) in place; x [3, n, P].
 
-    With f the factor, (scale, luma, mean) is (f, 0, 0) for brightness, (f, 0, 1 - f) for contrast,
-    (f, 1 - f, 0) for saturation: samples with different operations share the passes.
+    The weights are [n, 1]. With f the factor, (scale, luma, mean) is (f, 0, 0) for brightness,
+    (f, 0, 1 - f) for contrast, (f, 1 - f, 0) for saturation: samples with different operations
+    share the passes.
     """
     towards = grey(x)
     average = towards.mean(dim=1, keepdim=True)
