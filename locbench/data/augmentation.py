@@ -297,9 +297,9 @@ class SimCLRAugmentation:
         crops = draw_crops(2 * n, height, width, self.aug, generator)
         return Parameters(crops, draw_colour(2 * n, self.aug, generator), views=2)
 
-    def _drawn(self, images: Tensor, generator: Generator, part: Share | None) -> Parameters:
+    def _drawn(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
         size = images.shape[2:]
-        return draw_share(lambda n: self.draw(n, *size, generator), images, part)
+        return draw_share(lambda n: self.draw(n, *size, generator), images, share)
 
     def apply(self, images: Tensor, params: Parameters) -> Tensor:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [2N, 3, R, R], normalised."""
@@ -310,15 +310,15 @@ class SimCLRAugmentation:
         images: Tensor,
         generator: Generator,
         crops: Crops | None = None,
-        part: Share | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Draw and apply: first the N first views, then the N second views, [2N, 3, R, R].
 
         `crops` (of 2N samples, in that order) takes the place of crops drawn here. The images may
-        be a part of those that are drawn for.
+        be a share of a batch.
         """
         if crops is None:
-            return self.apply(images, self._drawn(images, generator, part))
+            return self.apply(images, self._drawn(images, generator, share))
         colour = draw_colour(2 * len(images), self.aug, generator)
         return self.apply(images, Parameters(crops, colour, views=2))
 
@@ -335,9 +335,9 @@ class ResizedCropAugmentation:
         """Parameters of one view of n images of height x width."""
         return Parameters(draw_crops(n, height, width, self.aug, generator), None, views=1)
 
-    def _drawn(self, images: Tensor, generator: Generator, part: Share | None) -> Parameters:
+    def _drawn(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
         size = images.shape[2:]
-        return draw_share(lambda n: self.draw(n, *size, generator), images, part)
+        return draw_share(lambda n: self.draw(n, *size, generator), images, share)
 
     def apply(self, images: Tensor, params: Parameters) -> Tensor:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised."""
@@ -348,19 +348,19 @@ class ResizedCropAugmentation:
         images: Tensor,
         generator: Generator,
         crops: Crops | None = None,
-        part: Share | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Draw and apply: [N, 3, R, R]; `crops` takes the place of crops drawn here.
 
-        The images may be a part of those that are drawn for.
+        The images may be a share of a batch.
         """
         if crops is None:
-            return self.apply(images, self._drawn(images, generator, part))
+            return self.apply(images, self._drawn(images, generator, share))
         return self.apply(images, Parameters(crops, None, 1))
 
-    def pixels(self, images: Tensor, generator: Generator, part: Share | None = None) -> Tensor:
+    def pixels(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """As `views`, before normalisation: in [0, 1]."""
-        params = self._drawn(images, generator, part)
+        params = self._drawn(images, generator, share)
         plain = replace(self.aug, mean=(0.0,) * 3, std=(1.0,) * 3)
         return render(images, params, plain, self.resolution, self.channels_last)
 

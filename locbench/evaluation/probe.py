@@ -198,7 +198,7 @@ class LinearProbe:
         for k, (images, _) in enumerate(read(self.data.train, own)):
             part, sizes = shares[k]
             draw = generator(self.seed, "probe augmentation", epoch, k)
-            view = self.augment.views(images.to(self.device), draw, part=part)
+            view = self.augment.views(images.to(self.device), draw, share=part)
             features = pooled_features(self.network, view, self.blocks)
             targets = self.data.train.targets[batches[k]].to(self.device)
             yield [gathered(f, sizes) if sizes else f for f in features], targets

@@ -132,7 +132,7 @@ class ViewsFeed(Feed):
 
     def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
         draw = generator(self.seed, "augmentation", step)
-        return Batch(self.augment.views(images, draw, part=part))
+        return Batch(self.augment.views(images, draw, share=part))
 
 
 class LabelsFeed(Feed):
