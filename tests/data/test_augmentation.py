@@ -30,16 +30,26 @@ from locbench.data.augmentation import (
     centre,
     draw_colour,
     kernel_size,
-    render,
     rotate_hue_,
 )
+from locbench.data.crop import CropAugmentation
 from locbench.data.resample import Crops, draw_crops, resample
-from locbench.recipes.schema import Augmentation
+from locbench.data.views import test_view as view_of_a_test_image
+from locbench.recipes.schema import Augmentation, Crop
 
 AUG = Augmentation()
 DRAWS = 3000
 LEAST_P = 1e-3  # seeds are fixed, so this is no chance of failure but how far off a draw may be
 BOTH = pytest.mark.parametrize("kind", [SimCLRAugmentation, ResizedCropAugmentation])
+EVERY = pytest.mark.parametrize(
+    "augment",
+    [
+        SimCLRAugmentation(AUG, 32),
+        ResizedCropAugmentation(AUG, 32),
+        CropAugmentation(Crop(), 32),
+        CropAugmentation(Crop(padding_mode="zeros"), 32),
+    ],
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -232,17 +242,17 @@ def test_views_of_an_image_and_images_of_a_batch_differ():
     assert (torch.cdist(views, views) + torch.eye(32) * 1e9).min() > 1
 
 
-def test_the_generator_alone_decides():
-    images, augment = some_images(8, 32), SimCLRAugmentation(AUG, 32)
-    before = torch.get_rng_state()
+@EVERY
+def test_the_generator_alone_decides(augment):
+    images, before = some_images(8, 32), torch.get_rng_state()
     one, same, other = (augment.views(images, seeded(s)) for s in (17, 17, 18))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(before, torch.get_rng_state())
 
 
-@BOTH
-def test_a_share_of_a_batch_has_the_views_of_the_whole(kind):
-    images, augment = some_images(9, 40), kind(AUG, 32)
+@EVERY
+def test_a_share_of_a_batch_has_the_views_of_the_whole(augment):
+    images = some_images(9, 40)
     whole = augment.views(images, seeded(19)).unflatten(0, (-1, 9))
     share = augment.views(images[2:7], seeded(19), share=Share(2, 7, 9))
     assert_close(share, whole[:, 2:7].flatten(0, 1), atol=1e-6)
@@ -275,19 +285,24 @@ def test_channels_last_and_autocast_change_no_value():
     assert torch.equal(views, expected)
 
 
-def test_nothing_waits_for_the_device():
+@EVERY
+def test_nothing_waits_for_the_device(augment):
     """On the meta device an operation that reads a value back, as `.item()` would, fails."""
-    images = torch.empty(6, 3, 128, 128, dtype=torch.uint8, device="meta")
-    assert SimCLRAugmentation(AUG, 64).views(images, seeded()).shape == (12, 3, 64, 64)
-    assert centre(images, 64, AUG).shape == (6, 3, 64, 64)
+    images = torch.empty(6, 3, 48, 48, dtype=torch.uint8, device="meta")
+    assert augment.views(images, seeded()).shape[1:] == (3, 32, 32)
+    assert view_of_a_test_image(images, 32, augment.aug).shape == (6, 3, 32, 32)
 
 
-def test_wrong_input_is_named():
-    augment = SimCLRAugmentation(AUG, 32)
-    with pytest.raises(ValueError, match="uint8"):
-        augment.views(torch.rand(2, 3, 32, 32), seeded())
-    with pytest.raises(ValueError, match="3 parameters for 2 images"):
-        render(some_images(2, 32), augment.draw(3, 32, 32, seeded()), AUG, 32)
+@EVERY
+def test_wrong_input_is_named(augment):
+    for images in (torch.rand(2, 3, 32, 32), some_images(2, 32)[:, :1]):
+        with pytest.raises(ValueError, match="uint8"):
+            augment.views(images, seeded())
+        with pytest.raises(ValueError, match="uint8"):
+            view_of_a_test_image(images, 32, augment.aug)
+    n = () if isinstance(augment, CropAugmentation) else (32, 32)
+    with pytest.raises(ValueError, match=r"3 .* for 2 images"):
+        augment.apply(some_images(2, 32), augment.draw(3, *n, seeded()))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from locbench.data.augmentation import Share
 from locbench.data.crop import CropAugmentation, Shifts, evaluation_view, normalise
 from locbench.errors import UserError
 from locbench.recipes.schema import Crop
@@ -122,46 +121,12 @@ def test_draws_are_independent():
         assert stats.pearsonr(one, two).pvalue > LEAST_P
 
 
-def test_the_generator_alone_decides():
-    images, augment = some_images(16, 32), CropAugmentation(CIFAR10, 32)
-    before = torch.get_rng_state()
-    one, same, other = (augment.views(images, seeded(seed)) for seed in (8, 8, 9))
-    assert torch.equal(one, same) and not torch.equal(one, other)
-    assert torch.equal(before, torch.get_rng_state())
-
-
 def test_the_same_places_with_and_without_flips():
     draws = [CropAugmentation(Crop(flip=flip), 32).draw(50, seeded(10)) for flip in (0.0, 0.5)]
     assert torch.equal(draws[0].top, draws[1].top) and torch.equal(draws[0].left, draws[1].left)
 
 
-def test_a_share_of_a_batch_has_the_views_of_the_whole():
-    images, augment = some_images(9, 32), CropAugmentation(CIFAR10, 32)
-    share = augment.views(images[2:7], seeded(11), share=Share(2, 7, 9))
-    assert torch.equal(share, augment.views(images, seeded(11))[2:7])
-
-
 # --- what cannot be, and the test transform -----------------------------------------------------
-
-
-@PUBLISHED
-def test_nothing_waits_for_the_device(aug):
-    """On the meta device an operation that reads a value back, as `.item()` would, fails."""
-    for side in (32, 48):
-        images = torch.empty(6, 3, side, side, dtype=torch.uint8, device="meta")
-        assert CropAugmentation(aug, 32).views(images, seeded()).shape == (6, 3, 32, 32)
-        assert evaluation_view(images, 32, aug).shape == (6, 3, 32, 32)
-
-
-def test_wrong_input_is_named():
-    augment = CropAugmentation(CIFAR10, 32)
-    for images in (torch.rand(2, 3, 32, 32), some_images(2, 32)[:, :1]):
-        with pytest.raises(ValueError, match="uint8"):
-            augment.views(images, seeded())
-        with pytest.raises(ValueError, match="uint8"):
-            evaluation_view(images, 32, CIFAR10)
-    with pytest.raises(ValueError, match="3 draws for 2 images"):
-        augment.apply(some_images(2, 32), augment.draw(3, seeded()))
 
 
 def test_padding_that_cannot_be_reflected():
