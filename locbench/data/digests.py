@@ -28,7 +28,7 @@ from locbench.paths import cache_dir, write_atomic
 if TYPE_CHECKING:
     from locbench.data import Progress
 
-# A file changed within the resolution of its own time stamps looks unchanged: not to be trusted.
+# A file changed within the resolution of its own ctime looks unchanged: not to be trusted before.
 SETTLED_S = 2.0
 SAVED_S = 60.0  # how often to save the table while files are read: hours, for large sets
 READERS = 8  # files to read at once, at least: most of the time is spent waiting for the disk
@@ -135,7 +135,7 @@ def folder_digests(
         try:
             for row, digest in _each(files, missing, read, progress):
                 digests[row] = digest
-                if is_settled(files.numbers[3 * row + 1 : 3 * row + 3], now_ns=now_ns):
+                if _is_settled(files.numbers[3 * row + 2], now_ns=now_ns):
                     trusted[3 * row : 3 * row + 3] = files.numbers[3 * row : 3 * row + 3]
                 if time.monotonic() > saved + SAVED_S:
                     save()
@@ -158,28 +158,31 @@ def archive_digests(
     """
     container = str(path.absolute())
 
-    def recall() -> Table | None:
+    def recall() -> tuple[Files, list[bytes], dict[str, Any]] | None:
         table = remembered(container)
-        return table if table and table.notes.get("stamp") == list(stamp(path.stat())) else None
+        if table is None or table.notes.get("stamp") != list(stamp(path.stat())):
+            return None
+        return table.files, _rows(table.digests), table.notes
 
-    if (table := recall()) is None:
-        with _reading_alone(container, ""):
-            if (table := recall()) is None:
-                before, now_ns = stamp(path.stat()), time.time_ns()
-                files, notes = list_files()
-                digests = [b""] * len(files)
-                everything = range(len(files))
-                for row, digest in _each(files, everything, partial(_sha256, files), progress):
-                    digests[row] = digest
-                table = Table(files, b"".join(digests), {**notes, "stamp": list(before)})
-                if is_settled(before[1:], now_ns=now_ns):
-                    remember(table)
-    return table.files, _rows(table.digests), table.notes
+    if (members := recall()) is not None:
+        return members
+    with _reading_alone(container, ""):
+        if (members := recall()) is not None:
+            return members
+        before, now_ns = stamp(path.stat()), time.time_ns()
+        files, notes = list_files()
+        digests = [b""] * len(files)
+        for row, digest in _each(files, range(len(files)), partial(_sha256, files), progress):
+            digests[row] = digest
+        notes = {**notes, "stamp": list(before)}
+        if _is_settled(before[2], now_ns=now_ns):
+            remember(Table(files, b"".join(digests), notes))
+    return files, digests, notes
 
 
-def is_settled(times_ns: Iterable[int], *, now_ns: int) -> bool:
-    """Whether these times lie so far back that any change from now on shows in them."""
-    return max(times_ns) < now_ns - SETTLED_S * 1e9
+def _is_settled(ctime_ns: int, *, now_ns: int) -> bool:
+    """Whether this time lies so far back that any change from now on gives another one."""
+    return ctime_ns < now_ns - SETTLED_S * 1e9
 
 
 def _reading_alone(container: str, label: str) -> AbstractContextManager[None]:
