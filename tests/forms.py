@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from locbench.plugins.registry import RULES
 from locbench.published.load import load_table, table_names
 
 Form = tuple[str, dict[str, Any]]
 
 
 def _every() -> list[Form]:
-    """Each once, in the order of the tables."""
+    """Each once, in the order of the tables: what is not the rule's default."""
     forms: list[Form] = []
-    for name in table_names():
-        for fill in (cell.fill or {} for cell in load_table(name).cells()):
-            sets = fill.get("set", {}).items()
-            settings = {k.removeprefix("rule."): v for k, v in sets if k.startswith("rule.")}
-            if "rule" in fill and settings and (fill["rule"], settings) not in forms:
-                forms.append((fill["rule"], settings))
+    for fill in (cell.fill or {} for name in table_names() for cell in load_table(name).cells()):
+        if (rule := fill.get("rule")) not in RULES:
+            continue
+        defaults = RULES.entry(rule).settings.items()
+        sets = fill.get("set", {})
+        form = {k: v for k, default in defaults if (v := sets.get(f"rule.{k}", default)) != default}
+        if form and (rule, form) not in forms:
+            forms.append((rule, form))
     return forms
 
 
@@ -29,7 +32,7 @@ def _few(forms: list[Form]) -> list[Form]:
     few, seen = [], set()
     for rule, settings in sorted(forms, key=lambda form: -len(form[1])):
         parts = {
-            (rule, key, value if isinstance(value, str) or value in (0, 1, 2) else "any")
+            (rule, key, value if isinstance(value, str) or value in range(3) else "any")
             for key, value in settings.items()
         }
         if not parts <= seen:

@@ -85,13 +85,13 @@ def engine_step(net: Network, units: list[Unit], batch: Batch):
 
 
 def variations(rule: str) -> list[dict[str, Any]]:
-    """A rule's defaults, its counts + 1, numbers x 2, switches the other way, and its forms."""
-    alone = []
-    for key, default in RULES.entry(rule).settings.items():
-        if isinstance(default, bool):
-            alone.append({key: not default})
-        elif not isinstance(default, str):
-            alone.append({key: default + 1 if isinstance(default, int) else 2 * default})
+    """A rule's defaults, each of its numbers + 1 and switches turned by itself, and its forms."""
+    defaults = RULES.entry(rule).settings.items()
+    alone = [
+        {key: not default if isinstance(default, bool) else default + 1}
+        for key, default in defaults
+        if not isinstance(default, str)
+    ]
     forms = [settings for name, settings in FORMS if name == rule]
     return [{}, *alone, *(settings for settings in forms if settings not in alone)]
 

@@ -16,11 +16,13 @@ from locbench.evaluation.probe import LinearProbe
 from locbench.plugins.registry import RULES
 from locbench.recipes.schema import Training
 from locbench.runs import executor as execution
-from locbench.runs.context import Workshop
-from locbench.runs.executor import ENCODER, execute
+from locbench.runs.context import Context
+from locbench.runs.encoders import encoder_for
+from locbench.runs.executor import execute
+from locbench.runs.kinds.probe import probe_spec
 from locbench.runs.record import Record
-from locbench.runs.spec import RunSpec, plan_probe
-from locbench.runs.store import Store
+from locbench.runs.spec import RunSpec
+from locbench.runs.store import ENCODER, Store
 from locbench.training import loop
 from locbench.training.checkpoints import load_encoder
 from locbench.training.loop import Trainer
@@ -65,12 +67,12 @@ class Finished:
 
 
 def make_spec(rule: str, network: str, seed: int = 0, recipe=None, data=FINGERPRINT) -> RunSpec:
-    return plan_probe(recipe or small_recipe(rule), rule, network, seed, data)
+    return probe_spec(recipe or small_recipe(rule), rule, network, seed=seed, data=data)
 
 
-def workshop(root: Path, data, progress=no_progress) -> Workshop:
+def context_of(root: Path, data, progress=no_progress) -> Context:
     loaded = {} if data is None else {("shapes", SIDE, 0): data}
-    return Workshop(Store(root), device="cpu", progress=lambda spec: progress, _data=loaded)
+    return Context(Store(root), device="cpu", progress=lambda spec: progress, _data=loaded)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +80,10 @@ def finished(rule, network, tmp_path_factory) -> Finished:
     spec, root = make_spec(rule, network), tmp_path_factory.mktemp("runs")
     data = fake_data()
     data = dataclasses.replace(data, test=Spied(data.test.images, data.test.targets))
-    shop = workshop(root, data)
+    context = context_of(root, data)
     records, reads = [], []
     for run in spec.with_ancestors():
-        records.append(execute(run, shop))
+        records.append(execute(run, context))
         reads.append(data.test.was_read)
     return Finished(spec, root, records, reads)
 
@@ -99,9 +101,8 @@ def test_records_are_read_back_and_answer_for_their_runs(finished, rule, network
         assert again.to_json() == text == record.to_json()
         assert json.loads(text)["identity"] == record.identity
 
-    monkeypatch.setattr(execution, "trainer_for", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(execution, "probe_for", lambda *_: pytest.fail("probed again"))
-    answers = [execute(run, workshop(finished.root, None)) for run in spec.with_ancestors()]
+    monkeypatch.setattr(execution, "_run", lambda *_: pytest.fail("carried out again"))
+    answers = [execute(run, context_of(finished.root, None)) for run in spec.with_ancestors()]
     assert [r.to_json() for r in answers] == [r.to_json() for r in finished.records]
     assert finished.encoder == encoder
 
@@ -123,7 +124,7 @@ def test_what_a_record_says_of_its_units_and_blocks(finished, rule, network):
 
 def test_pretraining_changed_the_encoder_and_the_probe_did_not(finished, rule, network):
     """What a probe reads is the file, and a probe of it again gives the accuracy again."""
-    network_read = execution.encoder_for(finished.spec, workshop(finished.root, fake_data()), CPU)
+    network_read = encoder_for(finished.spec, context_of(finished.root, fake_data()), CPU)
     state = network_read.encoder_state_dict()
     written = load_encoder(finished.root / finished.records[0].id / ENCODER)
     whole = network_read.state_dict() if RULES.entry(rule).learns == "label" else state
@@ -142,9 +143,9 @@ def test_a_run_that_was_stopped_and_started_again_leaves_the_same(
     monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
     spec = finished.spec.parent
     with pytest.raises(KeyboardInterrupt):
-        execute(spec, workshop(tmp_path, fake_data(), stop_at(5)))
+        execute(spec, context_of(tmp_path, fake_data(), stop_at(5)))
     assert Store(tmp_path).load(spec.id).status == "running"
-    again = execute(spec, workshop(tmp_path, fake_data()))
+    again = execute(spec, context_of(tmp_path, fake_data()))
     assert again.metrics == finished.records[0].metrics
     assert again.curves == finished.records[0].curves
     assert (tmp_path / spec.id / ENCODER).read_bytes() == finished.encoder
@@ -187,13 +188,14 @@ def test_ids_are_the_same_in_another_process():
     code = """
 from locbench.recipes.load import load_recipe
 from locbench.plugins.registry import NETWORKS, RULES
-from locbench.runs.spec import plan_probe
+from locbench.runs.kinds.probe import probe_spec
 names = {"views": "loco/imagenet", "label": "auglocal/cifar10"}
 recipes = {learns: load_recipe(name, "smoke") for learns, name in names.items()}
 fingerprint = {"name": "fake", "version": 1, "checksum": "0"}
 for rule in RULES:
     for network in NETWORKS.names():
-        print(plan_probe(recipes[rule.learns], rule.name, network, 0, fingerprint).id)
+        recipe = recipes[rule.learns]
+        print(probe_spec(recipe, rule.name, network, seed=0, data=fingerprint).id)
 """
     outputs = set()
     for seed in ("1", "2"):
