@@ -316,7 +316,7 @@ def audit_report(
         for block, parameter in unit.leaks.items():
             console.print(f"{unit.unit}: reaches block {block + 1}, which it must not: {parameter}")
         for block, parameter in unit.gaps.items():
-            console.print(f"{unit.unit}: no gradient in block {block + 1}, such as {parameter}")
+            console.print(f"{unit.unit}: leaves block {block + 1} without a gradient: {parameter}")
     where = f", at {result.worst}" if result.engine_error else ""
     console.print(
         f"float64; 0 is exactly zero. The engine's gradients differ from the sum of the units' by "

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from locbench.networks.base import (
     Block,
     Network,
+    check_settings,
     consecutive,
     joined,
     last_at_each_size,
@@ -26,10 +27,17 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Residual(nn.Module):
-    """Depthwise 7x7 - layer norm - 1x1 - GELU - 1x1 - layer scale, added to what came in."""
+    """Depthwise 7x7 - layer norm - 1x1 - GELU - 1x1 - layer scale, added to what came in.
 
-    def __init__(self, channels: int) -> None:
+    After a convolution where the width or the resolution changes.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
+        self.change = nn.Identity()
+        if stride > 1 or in_channels != channels:
+            conv = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
+            self.change = nn.Sequential(LayerNorm(in_channels), conv)
         self.branch = nn.Sequential(
             nn.Conv2d(channels, channels, 7, padding=3, groups=channels),
             LayerNorm(channels),
@@ -40,26 +48,20 @@ class Residual(nn.Module):
         self.scale = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.change(x)
         return x + self.scale * self.branch(x)
 
 
-def kind(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """A residual block, after a convolution where the width or the resolution changes."""
-    if in_channels == out_channels and stride == 1:
-        return Residual(out_channels)
-    change = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
-    return nn.Sequential(LayerNorm(in_channels), change, Residual(out_channels))
-
-
-def convnext(settings: Settings, *, num_classes: int) -> Network:
-    """ConvNeXt-T: a stem, then four stages; the last block of each is read by a pyramid."""
+def convnext(settings: Settings, *, num_classes: int = 1000) -> Network:
+    """ConvNeXt-T, with patches that overlap, so that sides are rounded up as a block says."""
+    check_settings(settings)
     widths = [scaled(width, settings.width, 4) for width in (96, 192, 384, 768)]
     patch = 4 if settings.stem == "imagenet" else 1
-    stem = nn.Sequential(nn.Conv2d(3, widths[0], patch, patch), LayerNorm(widths[0]))
-    blocks, sizes = [Block(stem, 3, widths[0], patch, kind)], []
+    stem = nn.Sequential(nn.Conv2d(3, widths[0], 7, patch, padding=3), LayerNorm(widths[0]))
+    blocks, sizes = [Block(stem, 3, widths[0], patch, Residual)], []
     for stage, (width, depth) in enumerate(zip(widths, (3, 3, 9, 3), strict=True)):
         depth = settings.blocks or depth
-        blocks += make_stage(kind, blocks[-1].out_channels, width, 2 if stage else 1, depth)
+        blocks += make_stage(Residual, blocks[-1].out_channels, width, 2 if stage else 1, depth)
         sizes.append(depth + (not stage))
     fc = nn.Linear(widths[-1], num_classes)
     parts = {"features": joined(blocks), "fc": fc}
