@@ -171,7 +171,7 @@ def test_a_dry_run_lists_every_run_with_time_and_disk(store, capsys):
 def pretrained(store):
     """A pretraining in the store that was made with other probe settings than the recipe's."""
     recipe = load_recipe("loco/imagenet", "smoke", {"probe.epochs": 20, "optimizer.lr": 0.125})
-    data = by_kind(make_plan(load_table("loco/table1"), Options()), "pretrain").fingerprint
+    data = by_kind(make_plan(load_table("loco/table1"), Options()), "pretrain").data
     spec = RunSpec("pretrain", recipe, "loco", "resnet50", 7, data)
     store.save(record(spec))
     return spec
@@ -180,7 +180,7 @@ def pretrained(store):
 def test_the_probe_of_a_run_has_the_runs_own_recipe_seed_and_data(store, pretrained):
     probe = commands.plan_run_probe(pretrained.id[:14], store, {})
     assert probe.parent.id == pretrained.id and probe.seed == 7
-    assert probe.recipe == pretrained.recipe and probe.fingerprint == pretrained.fingerprint
+    assert probe.recipe == pretrained.recipe and probe.data == pretrained.data
     moco = commands.plan_run_probe(pretrained.id, store, {"probe.profile": "moco"})
     assert moco.recipe.probe.momentum == 0.9 and moco.recipe.optimizer.lr == 0.125
     assert moco.parent.id == pretrained.id and moco.id != probe.id
