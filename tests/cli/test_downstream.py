@@ -18,6 +18,7 @@ from locbench.published.load import load_table
 from locbench.recipes.load import load_joint, load_recipe
 from locbench.report import check
 from locbench.runs.plan import Options, Planner, make_plan
+from locbench.runs.record import Record
 from locbench.runs.spec import training_spec
 from locbench.runs.store import Store
 
