@@ -142,6 +142,11 @@ class RunSpec:
         return self.kind not in ("pixels", *COSTS)
 
     @property
+    def exact(self) -> bool:
+        """Whether it counts parameters and multiply-adds, which meet print to the last digit."""
+        return self.kind == "cost"
+
+    @property
     def variant(self) -> list[str]:
         """Words that tell a rule's forms apart for people: d6, r0.9, sequential, conv3x3, m1.42."""
         if self.rule in (UNTRAINED, FILE, PIXELS):
