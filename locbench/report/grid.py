@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Where a name too long for its column may break: before a letter, so in no number.
-SEAM = re.compile(r"(?<=[-_/=])(?=[^\W\d_])")
+WORD = re.compile(r"(?:± )?\S+")
+# Where a word too long for its column may break, never in a number: a-name before a letter,
+# 94.61±0.18 before its deviation.
+SEAM = re.compile(r"(?<=[-_/=])(?=[^\W\d_])|(?<=\d)(?=±)")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of texts; one of numbers is flush right, and no text of it is wrapped.
+    """A column of texts; one of numbers is flush right, and its texts are the last to be wrapped.
 
     `short` is its head where a terminal is narrow, `styles` rich's style of each text.
     """
@@ -84,7 +86,7 @@ def wrap(text: str, width: int) -> list[str]:
     lines = []
     for part in text.splitlines() or [""]:
         line = ""
-        for word in [part] if len(part) <= width else part.split():
+        for word in [part] if len(part) <= width else WORD.findall(part):
             for k, piece in enumerate([word] if len(word) <= width else SEAM.split(word)):
                 gap = " " if line and k == 0 else ""
                 if line and len(line + gap + piece) > width:
@@ -106,9 +108,9 @@ def _arranged(columns: Sequence[Column], width: int) -> tuple[list[str], list[in
     for heads, gap in ((long, 1), (short, 1), (short, 0)):
         room = width - len(columns) * (1 + gap) + 1
         widths, height = _fit(columns, heads, room)
-        choices.append((height if sum(widths) <= room else float("inf"), heads, widths, gap))
-    least = choices[-1][0]
-    return next(choice[1:] for choice in choices if choice[0] <= least)
+        choices.append((sum(widths) <= room, height, (heads, widths, gap)))
+    *_, least, narrowest = choices[-1]
+    return next((it for fits, height, it in choices if fits and height <= least), narrowest)
 
 
 def _fit(columns: Sequence[Column], heads: Sequence[str], room: int) -> tuple[list[int], int]:
@@ -119,9 +121,9 @@ def _fit(columns: Sequence[Column], heads: Sequence[str], room: int) -> tuple[li
     """
     texts = [[head, *column.cells] for head, column in zip(heads, columns, strict=True)]
     full = [_longest(column) for column in texts]
-    for seams in (False, True):  # names are broken only where nothing else helps
+    for seams in (False, True):  # long names and "94.61 ± 0.18 (3)" break if nothing else helps
         least = [
-            max(_longest(_words(column, seams)), _longest(c.cells) if c.numeric else 0)
+            max(_longest(_words(column, seams)), _longest(c.cells) if c.numeric > seams else 0)
             for column, c in zip(texts, columns, strict=True)
         ]
         if sum(least) <= room:
@@ -151,7 +153,7 @@ def _fit(columns: Sequence[Column], heads: Sequence[str], room: int) -> tuple[li
 
 
 def _words(texts: Iterable[str], seams: bool) -> list[str]:
-    words = [word for text in texts for word in text.split()]
+    words = [word for text in texts for word in WORD.findall(text)]
     return [piece for word in words for piece in SEAM.split(word)] if seams else words
 
 
