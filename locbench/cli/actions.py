@@ -21,6 +21,7 @@ from locbench.recipes.load import load_recipe, recipe_from_dict, with_overrides
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Network
 from locbench.recipes.validation import parse_overrides
+from locbench.report.formats import render as render
 from locbench.report.grid import Column, columns, print_grid
 from locbench.runs import spec as run_specs
 from locbench.runs.context import Workshop

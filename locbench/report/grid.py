@@ -64,9 +64,10 @@ def print_grid(
         box=box.SIMPLE_HEAD,
         show_header=any(heads),
         show_edge=False,
+        pad_edge=False,
         padding=(0, gap, 0, 0),
         header_style="bold",
-        width=sum(widths) + len(columns) * (1 + gap) - 1,
+        width=sum(widths) + (len(columns) - 1) * (1 + gap),
     )
     for column, head, width in zip(columns, heads, widths, strict=True):
         justify = "right" if column.numeric else "left"
@@ -106,7 +107,7 @@ def _arranged(columns: Sequence[Column], width: int) -> tuple[list[str], list[in
     long, short = [c.head for c in columns], [c.short or c.head for c in columns]
     choices = []
     for heads, gap in ((long, 1), (short, 1), (short, 0)):
-        room = width - len(columns) * (1 + gap) + 1
+        room = width - (len(columns) - 1) * (1 + gap)
         widths, height = _fit(columns, heads, room)
         choices.append((sum(widths) <= room, height, (heads, widths, gap)))
     *_, least, narrowest = choices[-1]

@@ -43,7 +43,7 @@ def test_a_word_breaks_at_its_seams_and_never_in_a_number():
 
 
 def test_without_heads_there_is_no_rule_and_styles_are_of_cells():
-    assert printed([Column("", ["a"]), Column("", ["1"], True)], 80) == "a  1 \n"
+    assert printed([Column("", ["a"]), Column("", ["1"], True)], 80) == "a  1\n"
     console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="standard")
     print_grid([Column("holds", ["yes", "NO"], styles=["", "red"])], console)
     assert "\x1b[31mNO" in console.file.getvalue()

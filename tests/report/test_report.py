@@ -156,7 +156,7 @@ SCREEN = """\
 loco/table1  ImageNet, linear probe
                                 measured [%]
 network           method            ± sd (n)  paper  diff.  decoder                     verdict
-───────────────────────────────────────────────────────────────────────────────────────────────────
+──────────────────────────────────────────────────────────────────────────────────────────────────
 ResNet-50         SimCLR*                  –   69.3      –                              cited
 ResNet-50         SimCLR     69.6 ± 0.12 (3)   69.8   -0.2  2-layer MLP                 reproduced
 ResNet-50         LoCo              68.0 (1)   69.5   -1.5  1 conv block + 2-layer MLP  worse
