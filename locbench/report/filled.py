@@ -192,7 +192,7 @@ def _judge(
         return unpublished(values, statuses=statuses)
     if isinstance(cell.published.value, str):
         return Verdict("", "text, not a number")
-    counted = bool(planned.specs) and planned.specs[0].exact
+    counted = bool(planned.specs) and planned.specs[0].of.exact
     return judge(
         values,
         published=cell.published,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from locbench.paths import runs_dir
 from locbench.published.load import load_table, resolve_name
 from locbench.report.filled import FilledTable, fill_table
-from locbench.runs.context import Workshop
-from locbench.runs.plan import Options, failure, make_plan, run_all
+from locbench.runs.context import Context
+from locbench.runs.executor import Silence, carry_out, failure
+from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
@@ -45,11 +46,10 @@ def table(
     Filled from the records at hand; with `run=True` what is missing is trained first. `options`
     are those of `Options`: scale, rows, columns, seeds, data_root, overrides, rules.
     """
-    plan = make_plan(load_table(resolve_name(name, paper)), Options(**options))
+    plan = make_plan(load_table(resolve_name(name, paper)), Options(device=device, **options))
     store = Store(runs or runs_dir())
     if run:
-        root = plan.options.data_root
-        failures = run_all(plan.runs(), Workshop(store, device, root), lambda spec, record: None)
+        failures = carry_out(plan.runs(), Context(store, device, plan.options.data_root), Silence())
         if failures:
             raise failure(failures)
     return frame(fill_table(plan, store))
