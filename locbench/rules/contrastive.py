@@ -36,7 +36,8 @@ def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         own = torch.arange(n, device=z.device) + rank() * n
         own = torch.cat([own, own + images])
         logits = z @ whole.T / temperature
-        logits.scatter_(1, own[:, None], float("-inf"))
+        # Past autograd, which would keep the indices: the gradient there is exactly 0 as it is.
+        logits.detach().scatter_(1, own[:, None], float("-inf"))
         positive = (own + images) % len(whole)
         loss = F.cross_entropy(logits, positive)
         return loss, (logits.detach().argmax(dim=1) == positive).float().mean()
@@ -89,7 +90,7 @@ def _in_full(conv: Block, features: Tensor) -> Tensor:
     """The block outside autocast: of maps one pixel wide, where small images and deep decoders end.
 
     On CPUs (oneDNN of torch 2.12) the bf16 weight gradient of a strided convolution of such a map
-    is right in the out_indices that meet the pixel and left as memory was, not zero, in all others.
+    is right in the taps that meet the pixel and left as memory was, not zero, in all others.
     """
     with torch.autocast(features.device.type, enabled=False):
         return conv(features.to(next(conv.parameters()).dtype))
