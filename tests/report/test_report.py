@@ -363,11 +363,11 @@ def test_every_format_ends_with_a_line_and_an_unknown_one_is_suggested(filled):
         write(filled, "jsn")
 
 
-def test_a_table_of_long_heads_fits_a_terminal_of_100_columns():
-    console = Console(width=100, file=io.StringIO(), color_system=None)
+def test_a_table_of_long_heads_fits_a_terminal_of_80_columns():
+    console = Console(width=80, file=io.StringIO(), color_system=None)
     plan = make_plan(load_table("loco/table2"), Options())
     shown = render(plan, Store(runs_dir()), "rich", console=console).splitlines()
-    assert max(map(len, shown)) <= 100
+    assert max(map(len, shown)) <= 80
     assert any("box [%]" in line and "COCO AP box" not in line for line in shown)
 
 
