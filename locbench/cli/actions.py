@@ -69,7 +69,7 @@ def announce(plan: Plan, store: Store) -> None:
 
 
 def _say_idle(plan: Plan) -> None:
-    own = [p for p in plan.cells if p.cell.row.further and p.specs and not p.later]
+    own = [p for p in plan.cells if p.cell.row.added and p.specs and not p.later]
     run = {planned.cell.fill["rule"] for planned in own}
     for rule in rule_names(plan.options.rules):
         if rule not in run:

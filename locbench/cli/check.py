@@ -14,7 +14,8 @@ from locbench.environment import environment
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
 from locbench.plugins.registry import KINDS
-from locbench.published.load import load_table, resolve_name, table_names
+from locbench.published.load import load_table, readable_tables, resolve_name
+from locbench.published.table import Table
 from locbench.report import check as checks
 from locbench.report.grid import columns, print_grid
 from locbench.runs.plan import Options, Plan, make_plan
@@ -46,8 +47,8 @@ def smoke_plans(
 
     Only what a table runs there unasked. UserError for a table that nothing can be measured for.
     """
-    wanted = [resolve_name(name) for name in names] or table_names()
-    plans = [_compared(make_plan(load_table(name), Options(device=device))) for name in wanted]
+    tables = map(load_table, names) if names else readable_tables()
+    plans = [_compared(make_plan(table, Options(device=device))) for table in tables]
     runnable = [plan for plan in plans if plan.runs()]
     if names and len(runnable) < len(plans):
         lacking = next(plan for plan in plans if not plan.runs())
@@ -131,7 +132,7 @@ def _theirs(
     hashes = checks.any_precision(references, known)
     here = {spec.any_precision for spec in specs}
     places = {checks.place(spec.id) for spec in specs}
-    everywhere = {run.any_precision for name in table_names() for run in _smoke_runs(name)}
+    everywhere = {run.any_precision for t in readable_tables() for run in _smoke_runs(t)}
     return [
         r
         for r in references
@@ -139,8 +140,8 @@ def _theirs(
     ]
 
 
-def _smoke_runs(name: str) -> list[RunSpec]:
-    return make_plan(load_table(name), Options(rows="all", columns="all")).runs()
+def _smoke_runs(table: Table) -> list[RunSpec]:
+    return make_plan(table, Options(rows="all", columns="all")).runs()
 
 
 def _accept(

@@ -28,7 +28,11 @@ Listing = tuple[str, list[str], list[list[Any]]]
 def _tables(store: Store) -> Listing:
     rows, committed = [], set(reference_store().ids())
     for name in table_names():
-        table = load_table(name)
+        try:
+            table = load_table(name)
+        except UserError as error:  # listed with what is wrong, so that the others are seen too
+            rows.append([name, f"cannot be read: {error}", "", "", ""])
+            continue
         inside = [cell for cell in table.cells() if cell.inside]
         here = sum(cell.fill is not None for cell in inside)
         filled = {scale: _filled(table, scale, store, committed) for scale in ("smoke", "small")}
@@ -139,7 +143,8 @@ def print_listing(listing: Listing, console: Console) -> None:
     if not rows:
         console.print(f"{title}: none yet", markup=False)
         return
-    words = [k for k in range(len(heads)) if not all(isinstance(row[k], int) for row in rows)]
+    numeric = {k for k in range(len(heads)) if all(isinstance(r[k], int) or not r[k] for r in rows)}
+    words = [k for k in range(len(heads)) if k not in numeric]
     shown = [column for column in columns(heads, rows, words=words) if any(column.cells)]
     print_grid(shown, console, title=title)
 

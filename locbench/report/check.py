@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any
 
 from locbench.errors import UserError
 from locbench.paths import results_dir
-from locbench.published.claims import check_keys, take
 from locbench.recipes.identity import hash_of_any_precision, identity_hash
+from locbench.recipes.reading import NotNegative, read, read_toml, typed
 from locbench.runs.record import Record
 from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
@@ -30,11 +29,11 @@ class Tolerance:
     """
 
     number: str
-    absolute: float
-    relative: float
-    other_precision: float
-    compare: bool
     why: str
+    absolute: NotNegative = 0.0
+    relative: NotNegative = 0.0
+    other_precision: NotNegative = 1.0
+    compare: bool = True
 
     def allows(self, fresh: float | None, reference: float | None, times: float = 1.0) -> bool:
         """Whether the difference is within so many times the tolerance.
@@ -76,22 +75,14 @@ def reference_store() -> Store:
 def load_tolerances(path: Path | None = None) -> list[Tolerance]:
     """Tolerances by number from results/tolerances.toml; UserError with file and key if wrong."""
     path = path or results_dir() / "tolerances.toml"
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
-    return [_tolerance(raw, number, str(path)) for number in raw]
+    return [
+        _tolerance(number, entry, f"{path}: [{number}]")
+        for number, entry in read_toml(path).items()
+    ]
 
 
-def _tolerance(raw: Mapping[str, Any], number: str, path: str) -> Tolerance:
-    entry, where = take(raw, number, dict, path), f"{path}: [{number}]"
-    defaults = {"absolute": 0.0, "relative": 0.0, "other_precision": 1.0}
-    check_keys(entry, (*defaults, "compare", "why"), where)
-    widths = [float(take(entry, key, float, where, value)) for key, value in defaults.items()]
-    if min(widths) < 0:
-        raise UserError(f"{where}: a tolerance cannot be negative")
-    compare = take(entry, "compare", bool, where, True)
-    return Tolerance(number, *widths, compare, take(entry, "why", str, where))
+def _tolerance(number: str, entry: Any, where: str) -> Tolerance:
+    return read({**typed(entry, dict, where=where), "number": number}, Tolerance, where=where)
 
 
 def place(record_id: str) -> str:

@@ -67,7 +67,7 @@ def scale_notes(cells: Sequence[FilledCell]) -> list[str]:
 
 def added_notes(filled: FilledTable) -> list[str]:
     """Where the rules of added rows are from, a line each."""
-    names = dict.fromkeys(c.cell.fill["rule"] for c in filled.cells if c.cell.row.further)
+    names = dict.fromkeys(c.cell.fill["rule"] for c in filled.cells if c.cell.row.added)
     return [f"Rule {RULES.entry(name).described}: not in the paper." for name in names]
 
 

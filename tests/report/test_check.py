@@ -95,7 +95,7 @@ def test_the_committed_tolerances_are_read():
     [
         ("[top1]\nabsolut = 1\n" + WHY, "did you mean 'absolute'"),
         ("[top1]\nabsolute = 'a'\n" + WHY, "'absolute' must be a number"),
-        ("[top1]\nabsolute = -1\n" + WHY, "negative"),
+        ("[top1]\nabsolute = -1\n" + WHY, "'absolute' must be a number >= 0.0, not -1"),
         ("[top1]\ncompare = 1\n" + WHY, "true or false"),
         ("[top1]\nabsolute = 1\n", "'why' is missing"),
         ("top1 = 4\n", "must be a table"),
@@ -117,19 +117,19 @@ def test_missing_tolerances_are_named(results, here, reference, capsys):
 
 
 def test_the_wider_of_two_tolerances_holds():
-    tolerance = Tolerance("loss of *", 0.5, 0.1, 2.0, True, "")
+    tolerance = Tolerance("loss of *", "", 0.5, 0.1, 2.0)
     assert tolerance.allows(11.0, 10.0) and not tolerance.allows(11.1, 10.0)
     assert tolerance.allows(1.5, 1.0) and not tolerance.allows(1.6, 1.0)
     assert not tolerance.allows(None, 1.0) and not tolerance.allows(1.0, None)
     assert tolerance.allows(None, None)
     assert tolerance.covers("loss of stage 1") and not tolerance.covers("loss")
-    exact = Tolerance("top1", 0.0, 0.0, 1.0, True, "")
+    exact = Tolerance("top1", "")
     assert exact.covers("top1") and not exact.covers("top10") and exact.allows(3, 3)
 
 
 def test_a_tolerance_may_be_of_one_kind_of_run():
-    wide = Tolerance("train: top1", 8.0, 0.0, 1.0, True, "")
-    exact = Tolerance("top1", 0.0, 0.0, 1.0, True, "")
+    wide = Tolerance("train: top1", "", 8.0)
+    exact = Tolerance("top1", "")
     old = next(r for r in Store(results_dir() / "records").readable() if r.kind == "train")
     moved = copy.deepcopy(old)
     moved.metrics["top1"]["last"] += 7.9
