@@ -14,7 +14,7 @@ from locbench.published.load import Table, layout, legend, load_table, table_nam
 from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Detection
-from locbench.report.check import reference_store
+from locbench.report.check import any_precision, reference_store
 from locbench.report.grid import columns, print_grid
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
@@ -26,7 +26,7 @@ Listing = tuple[str, list[str], list[list[Any]]]
 
 
 def _tables(store: Store) -> Listing:
-    rows, committed = [], set(reference_store().ids())
+    rows, committed = [], set(any_precision(reference_store().readable()).values())
     for name in table_names():
         try:
             table = load_table(name)
@@ -42,13 +42,13 @@ def _tables(store: Store) -> Listing:
 
 
 def _filled(table: Table, scale: str, store: Store, committed: set[str]) -> int:
-    """Cells of the table that have a record, here or among the committed results."""
+    """Cells of the table that have a record: here, or committed in whatever precision."""
     try:
         plan = make_plan(table, Options(scale))
     except UserError:  # data of this scale is not here, so nothing can be told
         return 0
     return sum(
-        any(spec.id in committed or _done(spec.id, store) for spec in planned.specs)
+        any(spec.any_precision in committed or _done(spec.id, store) for spec in planned.specs)
         for planned in plan.cells
         if planned.cell.inside and not planned.baseline
     )
