@@ -1,17 +1,16 @@
 """MobileNetV2: rows of the paper's table, ReLU, and projected shortcuts at stride 1."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from meta import on_meta
 from torch import nn
 
-from locbench.networks.mobilenet import InvertedResidual, mobilenet_v2
-from locbench.recipes.schema import Network as Settings
+from locbench.networks.mobilenet import InvertedResidual
 
-
-def meta(**settings):
-    with torch.device("meta"):
-        return mobilenet_v2(Settings(**settings))
+meta = partial(on_meta, "mobilenet_v2")
 
 
 def test_layout_is_that_of_the_table():

@@ -3,15 +3,17 @@
 import pytest
 import torch
 import torchvision
+from meta import meta_device
 
 from locbench.networks.resnet import basic, bottleneck, resnet34, resnet50, resnet101
 from locbench.recipes.schema import Network as Settings
 
-BUILDS = pytest.mark.parametrize("build", [resnet34, resnet50, resnet101])
+DEEPEST = pytest.param(resnet101, marks=pytest.mark.full)
+BUILDS = pytest.mark.parametrize("build", [resnet34, resnet50, DEEPEST])
 
 
 def theirs_of(build) -> torch.nn.Module:
-    with torch.device("meta"):
+    with meta_device():
         return getattr(torchvision.models, build.__name__)()
 
 
@@ -30,7 +32,7 @@ def test_at_full_size_it_is_torchvisions_network(build):
 
 @BUILDS
 def test_the_encoder_loads_into_torchvision_but_for_the_classifier(build):
-    with torch.device("meta"):
+    with meta_device():
         encoder = build(Settings(), num_classes=7).encoder_state_dict()
     result = theirs_of(build).load_state_dict(encoder, strict=False, assign=True)
     assert result.missing_keys == ["fc.weight", "fc.bias"]
@@ -39,7 +41,7 @@ def test_the_encoder_loads_into_torchvision_but_for_the_classifier(build):
 
 @pytest.mark.parametrize(("build", "expansion"), [(resnet34, 1), (resnet50, 4)])
 def test_layout_is_that_of_the_papers(build, expansion):
-    with torch.device("meta"):
+    with meta_device():
         network = build(Settings())
     assert network.stages == (range(0, 4), range(4, 8), range(8, 14), range(14, 17))
     assert network.out_indices == (3, 7, 13, 16)
@@ -49,7 +51,7 @@ def test_layout_is_that_of_the_papers(build, expansion):
 
 
 def test_resnet101_has_23_blocks_in_its_third_stage():
-    with torch.device("meta"):
+    with meta_device():
         network = resnet101(Settings())
     assert network.stages == (range(0, 4), range(4, 8), range(8, 31), range(31, 34))
     assert network.out_indices == (3, 7, 30, 33)
@@ -58,7 +60,7 @@ def test_resnet101_has_23_blocks_in_its_third_stage():
 
 @pytest.mark.parametrize(("build", "expansion"), [(resnet34, 1), (resnet50, 4), (resnet101, 4)])
 def test_blocks_gives_as_many_blocks_to_every_stage(build, expansion):
-    with torch.device("meta"):
+    with meta_device():
         network = build(Settings(blocks=2, width=0.25, stem="small"))
     assert network.stages == (range(0, 3), range(3, 5), range(5, 7), range(7, 9))
     planes = (16, 16, 32, 32, 64, 64, 128, 128)
@@ -66,7 +68,7 @@ def test_blocks_gives_as_many_blocks_to_every_stage(build, expansion):
 
 
 def test_inner_widths_are_multiples_of_eight():
-    with torch.device("meta"):
+    with meta_device():
         network = resnet50(Settings(width=0.3))
     assert network.widths[0] == 16  # 19.2
     assert sorted(set(network.widths[1:])) == [4 * 16, 4 * 40, 4 * 80, 4 * 152]

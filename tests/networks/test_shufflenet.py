@@ -1,16 +1,15 @@
 """ShuffleNet v2-50 has the widths of the paper's table, and its units are torchvision's."""
 
+from functools import partial
+
 import pytest
 import torch
+from meta import on_meta
 from torchvision.models.shufflenetv2 import InvertedResidual
 
-from locbench.networks.shufflenet import ShuffleUnit, shufflenet_v2_50
-from locbench.recipes.schema import Network as Settings
+from locbench.networks.shufflenet import ShuffleUnit
 
-
-def meta(**settings):
-    with torch.device("meta"):
-        return shufflenet_v2_50(Settings(**settings))
+meta = partial(on_meta, "shufflenet_v2_50")
 
 
 @pytest.mark.parametrize(("in_channels", "stride"), [(12, 1), (12, 2), (8, 2)])

@@ -57,7 +57,7 @@ def step(net, units):
 
 def gradients(net, stage):
     blocks = range(STARTS[stage - 1], STARTS[stage])
-    return [p.grad.clone() for p in chain(*(net.block_parameters(b) for b in blocks))]
+    return [p.grad.clone() for p in chain(*(net.blocks[b].parameters() for b in blocks))]
 
 
 def same(ours, theirs):
@@ -130,7 +130,7 @@ def test_copies_start_the_same_with_weights_of_their_own():
     units = build_units("loco", net, PENALTY)
     for number, copy in enumerate(copies(units), start=1):
         blocks = range(STARTS[number], STARTS[number + 1])
-        stage = list(chain(*(net.block_parameters(b) for b in blocks)))
+        stage = list(chain(*(net.blocks[b].parameters() for b in blocks)))
         assert units[number - 1].ties == tuple(stage)
         assert all(torch.equal(a, b) for a, b in zip(copy, stage, strict=True))
         assert {id(p) for p in copy}.isdisjoint(map(id, net.parameters()))

@@ -38,10 +38,10 @@ def trained(network: nn.Module, checkpoint: bool, autocast=None) -> tuple[list[f
     return losses, saved.peak
 
 
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "autocast"), [*((name, None) for name in FAMILIES), ("resnet50", torch.bfloat16)]
+)
 def test_it_is_backpropagation_bit_for_bit(name, autocast):
-    torch.manual_seed(0)
     plain = make_network(name, Settings(width=0.125, blocks=1, stem="small"), 4, SIDE).train()
     checkpointed = copy.deepcopy(plain)
     expected, _ = trained(plain, False, autocast)
@@ -49,8 +49,6 @@ def test_it_is_backpropagation_bit_for_bit(name, autocast):
     assert found == expected
     state = checkpointed.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
-    counts = {int(v) for key, v in state.items() if key.endswith("num_batches_tracked")}
-    assert counts == {3}, "the recomputation moves no batch norm"
 
 
 def test_saved_bytes_are_the_inputs_of_the_blocks_and_the_largest_block():
