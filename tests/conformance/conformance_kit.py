@@ -87,7 +87,7 @@ def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Param
     constant = [
         p
         for index in set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
-        for p in network.block_parameters(index)
+        for p in network.blocks[index].parameters()
         if p.requires_grad
     ]
     for parameter in constant:
@@ -104,15 +104,15 @@ def largest_by_block(network: Network, gradients: dict[nn.Parameter, Tensor]) ->
     """The largest entry of the gradients in each block; 0 where there is none."""
     return [
         max((float(gradients[p].abs().max()) for p in group if p in gradients), default=0.0)
-        for group in (network.block_parameters(k) for k in range(len(network.blocks)))
+        for group in (block.parameters() for block in network.blocks)
     ]
 
 
 def tied_blocks(network: Network, unit: Unit) -> list[int]:
     """Indices of the blocks that hold parameters which the unit's loss reaches by its ties."""
     ties = {id(p) for p in unit.ties}
-    everywhere = range(len(network.blocks))
-    return [b for b in everywhere if any(id(p) in ties for p in network.block_parameters(b))]
+    blocks = enumerate(network.blocks)
+    return [k for k, block in blocks if any(id(p) in ties for p in block.parameters())]
 
 
 LEAST = {"depth": 2}  # of settings that are 0 where they are not asked for

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def in_blocks(network, indices) -> set[int]:
-    return {id(p) for index in indices for p in network.block_parameters(index)}
+    return {id(p) for index in indices for p in network.blocks[index].parameters()}
 
 
 def test_a_units_loss_reaches_the_blocks_it_updates_and_no_other(rule, network):

