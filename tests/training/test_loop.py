@@ -55,7 +55,8 @@ def test_channels_last_is_kept_from_the_images_to_the_momentum(name):
     for module in (*trainer.network.modules(), *trainer.objectives.modules()):
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             module.register_forward_hook(keep)
-    trainer.train_step()
+    for _ in range(2):
+        trainer.train_step()
     assert maps[0].shape == (2 * BATCH, 3, SIDE, SIDE)
     maps += [p for p in trainer.engine.parameters() if p.ndim == 4]
     maps += [entry["momentum_buffer"] for entry in trainer.optimizer.state.values()]
