@@ -122,9 +122,8 @@ def test_separable_features_are_separated(augment):
     assert score.top5 == 100
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_labels_that_say_nothing_leave_chance(augment):
-    (score,) = make_probe(data=coloured_data(shuffled=True), augment=augment, lr=0.1).fit(silent)
+def test_labels_that_say_nothing_leave_chance():
+    (score,) = make_probe(data=coloured_data(shuffled=True), lr=0.1).fit(silent)
     assert 33.3 - 10 < score.last < 33.3 + 10  # 3.7 standard deviations of 300 test images
 
 
@@ -171,16 +170,6 @@ def test_evaluating_in_parts_changes_nothing(monkeypatch):
 
 
 # --- features --------------------------------------------------------------------------------
-
-
-def test_pooled_features_are_averages_of_the_blocks_outputs():
-    network = tiny_network().eval()
-    images = torch.randn(2, 3, 16, 16)
-    pooled = pooled_features(network, images, [0, 2, 4])
-    with torch.no_grad():
-        for mine, features in zip(pooled, network.features_at(images, [0, 2, 4]), strict=True):
-            torch.testing.assert_close(mine, features.mean(dim=(2, 3)))
-            assert mine.dtype == torch.float32 and not mine.requires_grad
 
 
 def test_cached_features_are_those_of_each_image_alone(monkeypatch):
@@ -231,18 +220,6 @@ def test_augmented_epochs_and_batches_differ_and_come_again():
     assert all(map(torch.equal, batches(1), (c, d)))
 
 
-def test_every_epoch_shows_every_image_once_in_a_new_order():
-    probe = make_probe(data=coloured_data(images=50))
-    index = torch.arange(50.0)[:, None]
-    orders = []
-    for epoch in range(2):
-        seen = [f[0] for f, _ in probe._batches(epoch, ([index], probe.data.train.targets))]
-        assert [len(part) for part in seen] == [16, 16, 16, 2]
-        orders.append(torch.cat(seen).flatten())
-        assert torch.equal(orders[-1].sort().values, index.flatten())
-    assert not torch.equal(*orders)
-
-
 def test_a_split_that_decodes_as_it_goes_is_told_what_comes_next():
     class Streaming(Split):
         calls: list = []  # noqa: RUF012
@@ -269,9 +246,8 @@ def test_a_split_that_decodes_as_it_goes_is_told_what_comes_next():
 # --- every block -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_probing_every_block_gives_one_accuracy_a_block(name):
-    network = tiny_network(name)
+def test_probing_every_block_gives_one_accuracy_a_block():
+    network = tiny_network()
     scores = make_probe(network, blocks="all", epochs=1, lr=0.01).fit(silent)
     assert len(scores) == len(network.blocks)
     assert len({score.last for score in scores}) > 1
@@ -285,7 +261,7 @@ def test_a_blocks_accuracy_does_not_depend_on_the_others_probed():
 
 
 def test_classifiers_start_as_mocos_do():
-    probe = make_probe(NETWORKS.get("resnet50")(Settings(blocks=1), num_classes=3), blocks="all")
+    probe = make_probe(NETWORKS.get("resnet50")(Settings(width=0.5, blocks=1)), blocks="all")
     for head in probe.heads:
         assert not head.bias.detach().any()
         assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.25)
@@ -495,11 +471,6 @@ def test_separable_pixels_are_separated():
     fits = len(probing.PENALTIES)
     assert [(done, of) for done, of, _ in told] == [(k, fits + 1) for k in range(1, fits + 1)]
     assert max(figures["top1"] for *_, figures in told) > 99
-
-
-def test_pixels_that_say_nothing_leave_chance():
-    accuracy = pixel_baseline(coloured_data(shuffled=True), SIDE, recipe_of())
-    assert 33.3 - 10 < accuracy < 33.3 + 10
 
 
 def noisy_data(train: int) -> ImageData:

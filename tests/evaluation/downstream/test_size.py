@@ -15,7 +15,7 @@ from locbench.runs.spec import plan_detection
 
 CASES = [
     ("paper", "resnet50", "4conv1fc", 80),
-    ("paper", "shufflenet_v2_50", "2fc", 8),
+    pytest.param("paper", "shufflenet_v2_50", "2fc", 8, marks=pytest.mark.full),
     ("smoke", "resnet50", "4conv1fc", 5),
 ]
 
