@@ -14,7 +14,7 @@ from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Detection
 from locbench.report.check import reference_store
-from locbench.runs.plan import Options, can_run, make_plan
+from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _tables(store: Store) -> Listing:
     for name in table_names():
         table = load_table(name)
         inside = [cell for cell in table.cells() if cell.inside]
-        here = sum(can_run(cell) for cell in inside)
+        here = sum(cell.fill is not None for cell in inside)
         filled = {scale: _filled(table, scale, store) for scale in ("smoke", "small")}
         records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
         rows.append([name, table.title, len(inside), here, records])
@@ -37,7 +37,7 @@ def _tables(store: Store) -> Listing:
 
 def _filled(table: Table, scale: str, store: Store) -> int:
     """Cells of the table that have a record, here or among the committed results."""
-    if not any(can_run(cell) for cell in table.cells()):
+    if all(cell.fill is None for cell in table.cells()):
         return 0
     have = {record.id for record in store.readable() if record.status == "done"}
     have |= set(reference_store().ids())

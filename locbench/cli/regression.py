@@ -13,24 +13,27 @@ from locbench.cli.progress import say
 from locbench.environment import environment
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
+from locbench.plugins.registry import KINDS
 from locbench.published.load import load_table, resolve_name, table_names
 from locbench.report import check as checks
 from locbench.runs.plan import Options, Plan, make_plan
 from locbench.runs.record import Record, summarize
-from locbench.runs.spec import COUNTED, MEASURED, RunSpec, unique
+from locbench.runs.spec import RunSpec, unique
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def smoke_plans(names: Sequence[str], references: Sequence[Record]) -> list[Plan]:
+def smoke_plans(
+    names: Sequence[str], references: Sequence[Record], device: str = "auto"
+) -> list[Plan]:
     """The named tables at scale smoke; without names those that have a reference, else all.
 
     Only what a table runs there unasked. UserError for a table that nothing can be measured for.
     """
     asked = [resolve_name(name) for name in names] or table_names()
-    plans = [_compared(make_plan(load_table(name), Options())) for name in asked]
+    plans = [_compared(make_plan(load_table(name), Options(device=device))) for name in asked]
     runnable = [plan for plan in plans if plan.runs()]
     if names and len(runnable) < len(plans):
         lacking = next(plan for plan in plans if not plan.runs())
@@ -40,10 +43,17 @@ def smoke_plans(names: Sequence[str], references: Sequence[Record]) -> list[Plan
     return runnable if names or not known else known
 
 
+def _counted(record: Record) -> bool:
+    """Whether every machine counts the same, whatever the scale."""
+    kind = KINDS.get(record.kind)
+    return kind.repeatable and not kind.scaled
+
+
 def _compared(plan: Plan) -> Plan:
     """The plan in which nothing is run that every machine measures otherwise."""
     cells = [
-        replace(p, later=True) if p.specs and p.specs[0].kind in MEASURED else p for p in plan.cells
+        replace(p, later=True) if p.specs and not p.specs[0].of.repeatable else p
+        for p in plan.cells
     ]
     return replace(plan, cells=tuple(cells))
 
@@ -63,8 +73,8 @@ def check_report(
     Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
     """
     known = checks.reference_store().all()
-    references = [r for r in known if r.scale == "smoke" or r.kind in COUNTED]
-    plans, tolerances = smoke_plans(names, references), checks.load_tolerances()
+    references = [r for r in known if r.scale == "smoke" or _counted(r)]
+    plans, tolerances = smoke_plans(names, references, device), checks.load_tolerances()
     specs = unique([spec for plan in plans for spec in plan.runs()])
     if names:
         references = _theirs(references, specs)
@@ -78,7 +88,7 @@ def check_report(
     if not no_run:
         for plan in plans:
             commands.announce(plan, store)
-        commands.run(plans, store, device)
+        commands.run(specs, store, None, device)
     ids = [spec.id for spec in specs]
     records = {id: record for id in ids if (record := store.load(id)) is not None}
     if update:

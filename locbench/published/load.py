@@ -36,7 +36,7 @@ FILL_KEYS = (
 ON_A_GPU = ("gpu",)  # evaluations that need one
 # Evaluations that stand beside published numbers alone: a stage of one network may not be there
 # in another, and not every rule has a published time.
-BESIDE_PRINT = ("cost", *ON_A_GPU)
+BESIDE_PRINT = ("count", *ON_A_GPU)
 MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
 
 

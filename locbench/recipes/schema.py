@@ -28,6 +28,7 @@ class Data:
     classes: of the classifier (0: as many as the data has).
     """
 
+    VERSION: ClassVar = 1
     name: DataName = "shapes"
     resolution: Count = 32
     train_images: Whole = 0
@@ -42,6 +43,7 @@ class Augmentation:
     its size as a share of the image's side; `mean` and `std` are of images in [0, 1].
     """
 
+    VERSION: ClassVar = 1
     NAME: ClassVar = "simclr"
     area: tuple[Share, Share] = (0.08, 1.0)
     aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
@@ -67,6 +69,7 @@ class Crop:
     `interpolation` resizes images whose side is not the recipe's, before all else.
     """
 
+    VERSION: ClassVar = 1
     name: Literal["crop"] = "crop"
     padding: Whole = 4
     padding_mode: Literal["reflect", "zeros"] = "reflect"
@@ -80,6 +83,7 @@ class Crop:
 class ResizedCrop:
     """One view of supervised training: `Augmentation`'s random crop and flip, and no more."""
 
+    VERSION: ClassVar = 1
     name: Literal["resized crop"] = "resized crop"
     area: tuple[Share, Share] = (0.08, 1.0)
     aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
@@ -93,6 +97,7 @@ class ResizedCrop:
 class Network:
     """The network's size: width factor, blocks a stage (0: as published), and its stem."""
 
+    VERSION: ClassVar = 1
     width: Positive = 1.0
     blocks: Whole = 0
     stem: Literal["imagenet", "small"] = "imagenet"
@@ -102,6 +107,7 @@ class Network:
 class Lars:
     """Pretraining's optimizer; `lr` is the peak after warm-up, `trust` LARS's coefficient."""
 
+    VERSION: ClassVar = 1
     name: Literal["lars"] = "lars"
     lr: NotNegative = 4.8
     momentum: Momentum = 0.9
@@ -113,6 +119,7 @@ class Lars:
 class SGD:
     """SGD over all parameters alike, weight decay on batch norm and biases too."""
 
+    VERSION: ClassVar = 1
     name: Literal["sgd"] = "sgd"
     lr: NotNegative = 0.1
     momentum: Momentum = 0.9
@@ -124,6 +131,7 @@ class SGD:
 class Schedule:
     """Epochs of pretraining, those of the linear warm-up included; half a cosine after it."""
 
+    VERSION: ClassVar = 1
     NAME: ClassVar = "step cosine"
     epochs: Count = 800
     warmup_epochs: NotNegative = 10.0
@@ -136,6 +144,7 @@ class EpochCosine:
     Over `warmup_epochs` it is mixed with `warmup_lr`, which the first epoch has.
     """
 
+    VERSION: ClassVar = 1
     name: Literal["epoch cosine"] = "epoch cosine"
     epochs: Count = 400
     warmup_epochs: NotNegative = 10.0
@@ -150,6 +159,7 @@ class Training:
     batch-norm statistics are then those of such a batch, which is another protocol.
     """
 
+    VERSION: ClassVar = 1
     batch: Pairs = 4096
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: Count = 1
@@ -159,6 +169,7 @@ class Training:
 class Probe:
     """The linear probe: SGD on frozen features, lr / 10 at every milestone (epochs)."""
 
+    VERSION: ClassVar = 1
     profile: str = "loco"
     epochs: Count = 100
     lr: NotNegative = 30.0
@@ -184,6 +195,7 @@ class Detection:
     channels, fc, proposals, rpn_samples, samples: the size of pyramid and heads, and an image's.
     """
 
+    VERSION: ClassVar = 1
     data: DetectionName = "coco"
     train_images: Whole = 0
     splits: Count = 1

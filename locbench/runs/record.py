@@ -13,9 +13,9 @@ from types import UnionType
 from typing import Any, get_origin, get_type_hints
 
 from locbench.errors import UserError
+from locbench.plugins.registry import KINDS
 
 SCHEMA = 1
-KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost", "trace", "measure", "gpu")
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")
@@ -104,7 +104,7 @@ def _fault(values: Any) -> str | None:
         plain = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
         if not isinstance(values[name], plain):
             return f"'{name}' is {type(values[name]).__name__}"
-    for name, known in (("kind", KINDS), ("status", STATUSES)):
+    for name, known in (("kind", KINDS.names()), ("status", STATUSES)):
         if values[name] not in known:
             return f"unknown {name} '{values[name]}'"
     return None
