@@ -15,9 +15,7 @@ from locbench.evaluation.probe import (
     LinearProbe,
     ProbeDiverged,
     calibrate,
-    learning_rate,
     pixel_baseline,
-    pooled_features,
     read,
 )
 from locbench.networks import Block, Network
@@ -172,20 +170,6 @@ def test_evaluating_in_parts_changes_nothing(monkeypatch):
 # --- features --------------------------------------------------------------------------------
 
 
-def test_cached_features_are_those_of_each_image_alone(monkeypatch):
-    data = coloured_data(images=30)
-    monkeypatch.setattr(probing, "CHUNK", 7)
-    probe = make_probe(tiny_network(), data, blocks="all")
-    cached, targets = probe._centre_features(data.train)
-    assert torch.equal(targets, data.train.targets)
-    for i in (0, 6, 7, 29):
-        view = centre(data.train.images[i : i + 1], SIDE, WHOLE)
-        for whole, alone in zip(
-            cached, pooled_features(probe.network, view, probe.blocks), strict=True
-        ):
-            torch.testing.assert_close(whole[i : i + 1], alone)
-
-
 def test_the_cache_is_a_short_cut_and_nothing_else():
     """With crops of the whole image, augmenting anew every epoch must come to the same."""
     quick, slow = (make_probe(tiny_network(), augment=augment) for augment in (False, True))
@@ -308,12 +292,6 @@ def test_the_rate_falls_to_a_tenth_at_every_milestone():
     assert [len(rates) for rates in by_epoch] == [1] * 7
     found = [rate for rates in by_epoch for rate in rates]
     assert found == pytest.approx([30, 30, 3, 0.3, 0.3, 0.3, 0.03])
-
-
-def test_the_papers_schedule():
-    settings = load_recipe("loco/imagenet", "paper").probe
-    rates = [learning_rate(settings, epoch) for epoch in (0, 29, 30, 59, 60, 89, 90, 99)]
-    assert rates == pytest.approx([30, 30, 3, 3, 0.3, 0.3, 0.03, 0.03])
 
 
 def test_profiles_differ_in_momentum_and_milestones_alone():

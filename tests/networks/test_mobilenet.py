@@ -63,10 +63,3 @@ def test_a_block_is_what_the_formula_says(out_channels, stride, shortcut):
         expected = expected + block.shortcut(features)
     assert wide.max() > 6
     torch.testing.assert_close(block(features), expected)
-
-
-def test_settings_give_as_many_blocks_to_every_stage():
-    network = meta(blocks=2, width=0.25)
-    assert [stage.stop for stage in network.stages] == [3, 5, 7, 9, 11, 13, 16]
-    assert network.widths[:6] == (8, 8, 8, 8, 8, 8)  # 8, 4, 4, 6, 6, 8
-    assert network.widths[-2:] == (80, 320)

@@ -13,7 +13,6 @@ from locbench.evaluation.cost.operations import CONV_AND_LINEAR, multiply_adds_o
 from locbench.networks import Network
 from locbench.networks.presnet import Basic, Bottleneck, resized
 from locbench.paths import tables_dir
-from locbench.rules import build_units
 from locbench.rules.auxiliary import carried_strides
 
 NAMES = ("presnet50", "presnet50_table8", "presnet50_res4_128")
@@ -178,12 +177,6 @@ def test_a_bottleneck_interpolates_between_its_first_convolution_and_its_second(
     assert torch.equal(block(features), expected)
 
 
-def test_a_fresh_branch_adds_nothing():
-    features = torch.rand(2, 16, 8, 8)
-    for block in (Basic(16, 16, 1), Bottleneck(16, 16, 1, groups=4, dense=False)):
-        assert torch.equal(block(features), features)
-
-
 def test_groups_are_as_many_as_divide_the_widths():
     last = [block.module for block in on_meta("presnet50", width=0.25).blocks[-3:]]
     assert [conv[-1] for conv in convolutions(last[-1])] == [128, 128, 128]  # of 256 channels
@@ -205,16 +198,6 @@ def test_like_makes_a_block_of_the_stages_own_groups():
 
 
 # --- rules -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rule", "stages"), [("simclr", [6]), ("gim", [1] * 6), ("loco", [2] * 5)])
-def test_units_are_one_six_and_five(rule, stages):
-    network = on_meta("presnet50", width=0.125, blocks=1, stem="small")
-    with meta_device():
-        units = build_units(rule, network, {})
-    spans = [len({network.stage_of(k) for k in range(unit.start, unit.stop)}) for unit in units]
-    assert spans == stages
-    assert units[0].start == 0 and units[-1].stop == len(network.blocks)
 
 
 def test_auxiliary_networks_halve_where_the_network_has_shrunk_by_a_half():

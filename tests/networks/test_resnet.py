@@ -58,15 +58,6 @@ def test_resnet101_has_23_blocks_in_its_third_stage():
     assert network.widths == (64, *[256] * 3, *[512] * 4, *[1024] * 23, *[2048] * 3)
 
 
-@pytest.mark.parametrize(("build", "expansion"), [(resnet34, 1), (resnet50, 4), (resnet101, 4)])
-def test_blocks_gives_as_many_blocks_to_every_stage(build, expansion):
-    with meta_device():
-        network = build(Settings(blocks=2, width=0.25, stem="small"))
-    assert network.stages == (range(0, 3), range(3, 5), range(5, 7), range(7, 9))
-    planes = (16, 16, 32, 32, 64, 64, 128, 128)
-    assert network.widths == (16, *(expansion * width for width in planes))
-
-
 def test_inner_widths_are_multiples_of_eight():
     with meta_device():
         network = resnet50(Settings(width=0.3))
@@ -98,13 +89,3 @@ def test_a_fresh_branch_adds_nothing_where_it_is_a_bottlenecks():
     for build, count in ((resnet34, 36), (resnet101, 104)):
         norms = [m for m in build(Settings(width=0.125)).modules() if hasattr(m, "running_var")]
         assert len(norms) == count and all((norm.weight == 1).all() for norm in norms)
-
-
-@BUILDS
-def test_convolutions_start_from_hes_initialisation(build):
-    torch.manual_seed(0)
-    network = build(Settings(width=0.5, blocks=1))
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            fan_out = module.out_channels * module.kernel_size[0] ** 2
-            assert abs(module.weight.std() * (fan_out / 2) ** 0.5 - 1) < 0.1

@@ -32,12 +32,6 @@ def test_shortcuts_are_projected_where_the_shape_changes_and_nowhere_else():
     assert basic(16, 16, 1).downsample is None
 
 
-def test_no_convolution_has_a_bias():
-    convs = [m for m in on_meta("resnet32").modules() if isinstance(m, torch.nn.Conv2d)]
-    assert len(convs) == 1 + 30 + 2
-    assert all(conv.bias is None for conv in convs)
-
-
 def test_a_block_adds_first_and_rectifies_then():
     torch.manual_seed(0)
     block, features = basic(8, 16, 2).eval(), torch.randn(2, 8, 7, 7)

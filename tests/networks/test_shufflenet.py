@@ -54,9 +54,3 @@ def test_layout_is_that_of_the_papers_table():
 
 def test_widths_are_scaled_to_even_numbers():
     assert meta(width=0.3, blocks=1).widths == (20, 74, 146, 292, 586, 614)
-
-
-def test_blocks_gives_as_many_units_to_every_stage():
-    network = meta(blocks=2, stem="small")
-    assert network.stages == (range(0, 3), range(3, 5), range(5, 7), range(7, 10))
-    assert network.out_indices == (2, 4, 6, 8)

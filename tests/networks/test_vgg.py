@@ -51,23 +51,9 @@ def test_a_map_of_one_pixel_stays_one():
     assert convolution(8, 8, 2)(torch.randn(2, 8, 5, 5)).shape == (2, 8, 3, 3)
 
 
-def test_a_block_pools_before_it_convolves():
-    torch.manual_seed(0)
-    block, features = convolution(4, 8, 2).eval(), torch.randn(2, 4, 6, 6)
-    pooled = F.max_pool2d(features, 2)
-    expected = F.relu(block.bn(F.conv2d(pooled, block.conv.weight, block.conv.bias, padding=1)))
-    torch.testing.assert_close(block(features), expected)
-
-
 def test_a_stride_of_four_is_refused():
     with pytest.raises(ValueError, match="not 4"):
         convolution(8, 8, 4)
-
-
-def test_settings_give_as_many_convolutions_to_every_stage():
-    network = on_meta("vgg19", blocks=1, width=0.25)
-    assert network.stages == tuple(range(k, k + 1) for k in range(5))
-    assert network.widths == (16, 32, 64, 128, 128)
 
 
 # --- VGG-13 ----------------------------------------------------------------------------------

@@ -244,10 +244,8 @@ def test_the_objective_of_a_copy_says_so():
     ("settings", "says"),
     [
         ({"sharing": "uper"}, "rule.sharing = 'uper'; did you mean 'upper'?"),
-        ({"sharing": "x"}, "known: stage, none, upper, penalty, blocks"),
         ({"decoder": "stages"}, "rule.decoder = 'stages'; did you mean 'stage'?"),
         ({"unit_stages": 5}, "rule.unit_stages = 5: give 1 to 4"),
-        ({"unit_stages": 0}, "rule.unit_stages = 0: give 1 to 4"),
         ({"unit_stages": 3, "sharing": "none"}, "leave it at 2"),
         ({"unit_stages": 3, **PENALTY}, "is for rule.sharing stage and upper, not 'penalty'"),
         ({"penalty": 0.1}, "rule.penalty = 0.1 is for rule.sharing = 'penalty', not 'stage'"),

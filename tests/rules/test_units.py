@@ -61,12 +61,6 @@ def test_decoders_are_those_of_the_main_tables(rule, convs):
         assert [(m.in_features, m.out_features) for m in linears] == [(width, width), (width, 128)]
 
 
-def test_units_own_their_decoders():
-    units = units_on_meta("gim", on_meta("resnet50"))
-    parameters = [id(p) for unit in units for p in unit.objective.parameters()]
-    assert len(parameters) == len(set(parameters))
-
-
 @pytest.mark.parametrize("rule", SPANS)
 def test_settings_change_every_decoder(rule):
     settings = {"temperature": 0.5, "decoder_blocks": 2, "mlp_layers": 4}
@@ -80,9 +74,7 @@ def test_settings_change_every_decoder(rule):
     ("settings", "message"),
     [
         ({"temprature": 0.1}, "no setting 'temprature'; did you mean 'temperature'"),
-        ({"decoder_block": 1}, "no setting 'decoder_block'; did you mean 'decoder_blocks'"),
         ({"mlp_layers": 2.5}, "mlp_layers = 2.5: rule 'loco' wants int"),
-        ({"mlp_layers": True}, "mlp_layers = True: rule 'loco' wants int"),
         ({"temperature": "warm"}, "temperature = 'warm': rule 'loco' wants float"),
         ({"decoder_blocks": -1}, "decoder_blocks = -1: rule 'loco' wants no negative number"),
         ({"temperature": 0}, "temperature = 0: give a number above 0"),
@@ -91,11 +83,6 @@ def test_settings_change_every_decoder(rule):
 def test_wrong_settings_are_named_with_the_nearest_right_one(settings, message):
     with pytest.raises(UserError, match=message):
         units_on_meta("loco", on_meta("resnet50"), settings)
-
-
-def test_an_unknown_rule_is_named_with_the_nearest():
-    with pytest.raises(UserError, match="unknown rule 'locco'; did you mean 'loco'"):
-        build_units("locco", on_meta("resnet50"), {})
 
 
 def test_what_authors_of_rules_were_promised_can_be_imported():
@@ -107,10 +94,6 @@ def test_what_authors_of_rules_were_promised_can_be_imported():
     assert callable(gathered)
     with pytest.raises(AttributeError, match="no attribute 'Blok'"):
         _ = locbench.rules.Blok
-
-
-def test_a_whole_number_is_a_temperature_too():
-    check_settings(RULES.entry("simclr").settings, "simclr", {"temperature": 1})
 
 
 def test_settings_of_every_rule_are_keywords_with_defaults():

@@ -119,15 +119,6 @@ def test_activation_bytes_are_those_of_a_step(tmp_path):
     assert trainer.activation_bytes == saved.peak > 0
 
 
-def test_views_depend_on_the_step_and_the_seed_alone():
-    trainer = tiny_trainer("loco")
-    first = trainer.feed.batch(0).images
-    torch.rand(5)
-    assert torch.equal(first, tiny_trainer("gim").feed.batch(0).images)
-    assert not torch.equal(first, tiny_trainer("loco", seed=4).feed.batch(0).images)
-    assert not torch.equal(first, trainer.feed.batch(1).images)
-
-
 def test_steps_take_the_images_as_they_come():
     asked: list[torch.Tensor] = []
     feed = tiny_trainer("loco").feed

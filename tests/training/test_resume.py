@@ -83,16 +83,6 @@ def on_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: i
     monkeypatch.setattr(owner, name, deadly)
 
 
-@pytest.mark.parametrize("kill_at", [1, STEPS])
-def test_stopped_between_steps(kill_at, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(Killed):
-        tiny_trainer("loco").fit(path, at(kill_at))
-    state = load_checkpoint(path)
-    assert (state["step"] if state else 0) == kill_at - 1
-    assert same(resumed(path, "loco"), unbroken("loco"))
-
-
 @pytest.mark.parametrize(
     ("rule", "owner"),
     [("simclr", Engine), ("loco", FiniteGuard)],  # with gradients, with new weights
