@@ -39,3 +39,17 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
         identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_of_any_precision(identity: Mapping[str, Any], parent: tuple[str, str] | None) -> str:
+    """A hash without the precision that a run, or a run that it reads, was trained in.
+
+    `parent` is the hash of that run in the identity, and the one to put in its place.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(inner) for key, inner in value.items() if key != "precision"}
+        return parent[1] if parent is not None and value == parent[0] else value
+
+    return identity_hash(plain(identity))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from locbench.errors import UserError
 from locbench.plugins.entry import TAUGHT_BY
 from locbench.plugins.registry import KINDS, NETWORKS, RULES
-from locbench.recipes.identity import identity_hash
+from locbench.recipes.identity import hash_of_any_precision, identity_hash
 from locbench.recipes.load import recipe_from_dict
 from locbench.recipes.recipe import Recipe
 from locbench.rules import check_settings
@@ -52,6 +52,11 @@ class RunSpec:
         return KINDS.get(self.kind)
 
     @property
+    def seeded(self) -> bool:
+        """Whether a seed can change what it measures."""
+        return self.of.seeded
+
+    @property
     def scale(self) -> str:
         """smoke, small or paper."""
         return self.recipe.scale
@@ -78,6 +83,12 @@ class RunSpec:
     def hash(self) -> str:
         """sha256 of the identity."""
         return identity_hash(self.identity)
+
+    @cached_property
+    def any_precision(self) -> str:
+        """A hash that it shares with the same run in another precision."""
+        parent = (self.parent.hash, self.parent.any_precision) if self.parent else None
+        return hash_of_any_precision(self.identity, parent)
 
     @cached_property
     def id(self) -> str:
