@@ -74,7 +74,7 @@ def announce(plan: Plan, store: Store) -> None:
 
 
 def _say_idle(plan: Plan) -> None:
-    own = [p for p in plan.cells if p.cell.row.further and p.specs and not p.later]
+    own = [p for p in plan.cells if p.cell.row.added and p.specs and not p.later]
     run = {planned.cell.fill["rule"] for planned in own}
     for rule in rule_names(plan.options.rules):
         if rule not in run:
@@ -160,7 +160,7 @@ def render(plan: Plan, store: Store, format: str) -> str:
 
 def further_notes(plan: Plan) -> list[str]:
     """Where the rules of further rows are from, a line each."""
-    names = dict.fromkeys(p.cell.fill["rule"] for p in plan.cells if p.cell.row.further)
+    names = dict.fromkeys(p.cell.fill["rule"] for p in plan.cells if p.cell.row.added)
     return [f"Rule {RULES.entry(name).described}: not in the paper." for name in names]
 
 

@@ -358,7 +358,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """What is measured here beside the committed reference results, cell by cell."""
-    from locbench.cli.regression import diff_report
+    from locbench.cli.check import diff_report
 
     diff_report(table, paper, scale, seeds, data_root, _store(runs), as_json, _console())
 
@@ -372,16 +372,26 @@ def check(
     device: Device = "auto",
     no_run: Annotated[bool, typer.Option("--no-run", help="Compare only; train nothing.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Accept as the new reference.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Every number bit by bit, as of one machine.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this folder of runs, not with results/.")
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="A run that is missing fails, too.")
+    ] = False,
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """For CI: fresh smoke records against results/; exit code 1 if a number moved."""
     check_words(device=device)
-    from locbench.cli.regression import check_report
+    from locbench.cli.check import CheckOptions, check_report
 
     if no_run and fresh:
         raise UserError("--fresh with --no-run would leave nothing to compare: leave one out")
-    check_report(tables or [], _store(runs), device, no_run, update, fresh, as_json, _console())
+    options = CheckOptions(device, no_run, update, fresh, exact, complete, against)
+    check_report(tables or [], _store(runs), options, as_json=as_json, out=_console())
 
 
 @app.command()

@@ -13,8 +13,8 @@ from locbench.errors import UserError
 from locbench.plugins.entry import FILE, UNTRAINED, suggest
 from locbench.plugins.registry import DETECTION_SETS, NETWORKS, RULES
 from locbench.published.datasets import other_data
-from locbench.published.load import Table, load_table, table_names
-from locbench.published.table import Cell
+from locbench.published.load import readable_tables
+from locbench.published.table import Cell, Table
 from locbench.recipes.load import load_joint
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
 from locbench.runs.executor import failure
@@ -313,8 +313,7 @@ def _add(grid: Any, title: str, values: dict[str, list[float]]) -> None:
 
 def _cells(data: str, rule: str, network: str) -> Iterator[tuple[Table, Cell]]:
     """The published cells of this recipe, rule and network, whatever their epochs."""
-    for name in table_names():
-        table = load_table(name)
+    for table in readable_tables():
         for cell in table.cells():
             fill = cell.fill or {}
             same = (fill.get("rule"), fill.get("network")) == (rule, network)

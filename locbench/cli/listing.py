@@ -26,7 +26,11 @@ Listing = tuple[str, list[str], list[list[Any]]]
 def _tables(store: Store) -> Listing:
     rows = []
     for name in table_names():
-        table = load_table(name)
+        try:
+            table = load_table(name)
+        except UserError as error:  # listed with what is wrong, so that the others are seen too
+            rows.append([name, f"cannot be read: {error}", "", "", ""])
+            continue
         inside = [cell for cell in table.cells() if cell.inside]
         here = sum(cell.fill is not None for cell in inside)
         filled = {scale: _filled(table, scale, store) for scale in ("smoke", "small")}
@@ -139,7 +143,7 @@ def print_listing(found: Listing, console: Console) -> None:
         return
     shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False)
     for k, name in enumerate(columns):
-        numeric = all(isinstance(row[k], int) for row in rows)
+        numeric = all(isinstance(row[k], int) or row[k] == "" for row in rows)
         shown.add_column(name, justify="right" if numeric else "left", no_wrap=k == 0)
     for row in rows:
         shown.add_row(*(Text(str(value)) for value in row))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from locbench.recipes.validation import (
-    Count,
-    DataName,
-    DetectionName,
-    Fraction,
-    Hue,
-    Momentum,
-    NotNegative,
-    Pairs,
-    Positive,
-    Share,
-    Whole,
-)
+from msgspec import Meta
+
+from locbench.plugins.registry import DATASETS, DETECTION_SETS
+from locbench.recipes.reading import LARGEST, NotNegative, Number
+
+Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Momentum = Annotated[float, Meta(ge=0, lt=1)]
+Hue = Annotated[float, Meta(ge=0, le=0.5)]
+Count = Annotated[int, Meta(ge=1)]
+Pairs = Annotated[int, Meta(ge=2)]  # images: the negatives are other images
+Whole = Annotated[int, Meta(ge=0)]
+DataName = Annotated[str, DATASETS]
+DetectionName = Annotated[str, DETECTION_SETS]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Augmentation:
     """
 
     VERSION: ClassVar = 1
-    NAME: ClassVar = "simclr"
+    name: ClassVar = "simclr"
     area: tuple[Share, Share] = (0.08, 1.0)
     aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -58,7 +60,7 @@ class Augmentation:
     blur: Fraction = 0.5
     sigma: tuple[Positive, Positive] = (0.1, 2.0)
     kernel: Share = 0.1
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Number, Number, Number] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
 
@@ -75,7 +77,7 @@ class Crop:
     padding_mode: Literal["reflect", "zeros"] = "reflect"
     flip: Fraction = 0.5
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
     std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
 
@@ -89,7 +91,7 @@ class ResizedCrop:
     aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"
     flip: Fraction = 0.5
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Number, Number, Number] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
 
@@ -132,7 +134,7 @@ class Schedule:
     """Epochs of pretraining, those of the linear warm-up included; half a cosine after it."""
 
     VERSION: ClassVar = 1
-    NAME: ClassVar = "step cosine"
+    name: ClassVar = "step cosine"
     epochs: Count = 800
     warmup_epochs: NotNegative = 10.0
 
@@ -242,7 +244,8 @@ class Detection:
         return -(-images // self.batch)
 
 
-# A section of several forms says by its `name` which it is; without one it is the first.
+# A section of several forms says by its `name` which it is; without one it is the first, whose
+# name may be of the class and not of its values.
 SECTIONS: dict[str, tuple[type, ...]] = {
     "data": (Data,),
     "augmentation": (Augmentation, Crop, ResizedCrop),

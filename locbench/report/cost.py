@@ -22,7 +22,7 @@ from locbench.plugins.registry import NETWORKS, RULES
 from locbench.plugins.rule_errors import blamed
 from locbench.plugins.rule_files import rule_name
 from locbench.published.datasets import PUBLISHED_DATA
-from locbench.published.load import load_table, table_names
+from locbench.published.load import readable_tables
 from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
 from locbench.recipes.validation import parse_overrides
@@ -205,7 +205,7 @@ def _recipe_of(rule: str, network: str) -> tuple[str, dict[str, Any]]:
     """
     learns = RULES.entry(rule).learns
     other = None
-    for table in map(load_table, table_names()):
+    for table in readable_tables():
         for cell in table.cells():
             if cell.fill is None or cell.fill["network"] != network:
                 continue

@@ -35,7 +35,7 @@ class Options:
     `rows` and `columns` are words between commas; of those between spaces all have to be there,
     somewhere in a label, or as a whole: "d=2".
     "all" is also what a table leaves out at smoke.
-    `rules` are further ones, names or .py files, that get rows of their own.
+    `rules` are names or .py files of other rules, which get rows of their own.
     """
 
     scale: str = "smoke"
@@ -264,6 +264,6 @@ def _baseline_cell(cell: Cell, rule: str) -> Cell:
     labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
     said = "method" if "method" in labels else next(iter(labels))
     labels[said] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
-    plain = {"cited": False, "source": "", "inferred": (), "published": {}, "further": False}
+    plain = {"cited": False, "source": "", "inferred": (), "published": {}, "added": False}
     row = replace(cell.row, labels=labels, **plain)
     return replace(cell, row=row, published=None, fill=None)

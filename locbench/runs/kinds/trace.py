@@ -19,7 +19,7 @@ class Trace(Count):
     """One step of the recipe's batch by the engine, and how many times fewer bytes than another."""
 
     name = "trace"
-    version = 3
+    version = 4
     metrics = ("saved_gigabytes", "predicted_gigabytes", "memory_saving", "memory_reduction")
 
     @classmethod

@@ -14,7 +14,8 @@ from locbench.environment import environment
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
 from locbench.plugins.registry import KINDS
-from locbench.published.load import load_table, resolve_name, table_names
+from locbench.published.load import load_table, readable_tables, resolve_name
+from locbench.published.table import Table
 from locbench.report import check as checks
 from locbench.runs.plan import Options, Plan, make_plan
 from locbench.runs.record import Record, summarize
@@ -25,22 +26,35 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """The options of `locbench check`; `against` is another folder of runs than results/records."""
+
+    device: str = "auto"
+    no_run: bool = False
+    update: bool = False
+    fresh: bool = False
+    exact: bool = False
+    complete: bool = False
+    against: Path | None = None
+
+
 def smoke_plans(
-    names: Sequence[str], references: Sequence[Record], device: str = "auto"
+    names: Sequence[str], references: Sequence[Record], *, device: str = "auto"
 ) -> list[Plan]:
     """The named tables at scale smoke; without names those that have a reference, else all.
 
     Only what a table runs there unasked. UserError for a table that nothing can be measured for.
     """
-    asked = [resolve_name(name) for name in names] or table_names()
-    plans = [_compared(make_plan(load_table(name), Options(device=device))) for name in asked]
+    tables = map(load_table, names) if names else readable_tables()
+    plans = [_compared(make_plan(table, Options(device=device))) for table in tables]
     runnable = [plan for plan in plans if plan.runs()]
     if names and len(runnable) < len(plans):
         lacking = next(plan for plan in plans if not plan.runs())
         raise UserError(f"{lacking.table.name}: no cell of it can be measured here yet")
     places = {checks.place(record.id) for record in references}
-    known = [p for p in runnable if places >= {checks.place(run.id) for run in p.runs()}]
-    return runnable if names or not known else known
+    covered = [p for p in runnable if places >= {checks.place(run.id) for run in p.runs()}]
+    return runnable if names or not covered else covered
 
 
 def _counted(record: Record) -> bool:
@@ -59,43 +73,47 @@ def _compared(plan: Plan) -> Plan:
 
 
 def check_report(
-    names: Sequence[str],
-    store: Store,
-    device: str,
-    no_run: bool,
-    update: bool,
-    fresh: bool,
-    as_json: bool,
-    out: Console,
+    names: Sequence[str], store: Store, options: CheckOptions, *, as_json: bool, out: Console
 ) -> None:
     """Train what is missing, then compare (or with `update` accept) the tables' smoke records.
 
     Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
     """
-    known = checks.reference_store().all()
+    device, against = options.device, options.against
+    reference = checks.reference_store() if against is None else Store(against)
+    known = reference.all()
     references = [r for r in known if r.scale == "smoke" or _counted(r)]
-    plans, tolerances = smoke_plans(names, references, device), checks.load_tolerances()
+    plans = smoke_plans(names, references, device=device)
+    tolerances = checks.load_tolerances()
     specs = unique([spec for plan in plans for spec in plan.runs()])
     if names:
-        references = _theirs(references, specs)
-    if not references and not update:
+        references = _theirs(references, specs, known)
+    if not references and not options.update:
         raise UserError(
-            f"no reference records in {checks.reference_store().root}; make them with "
+            f"no reference records in {reference.root}; make them with "
             "`locbench check --update` and the names of tables"
         )
-    if fresh:
+    if options.fresh:
         commands.set_aside(specs, store)
-    if not no_run:
+    if not options.no_run:
         for plan in plans:
             commands.announce(plan, store)
         commands.run(specs, store, None, device)
     ids = [spec.id for spec in specs]
     records = {id: record for id in ids if (record := store.load(id)) is not None}
-    if update:
+    if options.update:
         _accept(plans, ids, records, references, store, out)
         return
     _say_if_old(records)
-    findings = checks.check(references, ids, records, tolerances)
+    findings = checks.check(
+        references,
+        specs,
+        records,
+        tolerances,
+        known=known,
+        exact=options.exact,
+        complete=options.complete,
+    )
     if as_json:
         out.print_json(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -106,16 +124,23 @@ def check_report(
         raise CheckFailed(f"{len(moved)} moved: {'; '.join(moved[:4])}{more}")
 
 
-def _theirs(references: Sequence[Record], specs: Sequence[RunSpec]) -> list[Record]:
-    """The references of these runs: in their places, and not what another table asks for today."""
-    ids, places = {spec.id for spec in specs}, {checks.place(spec.id) for spec in specs}
-    everywhere = {run.id for name in table_names() for run in _smoke_runs(name)}
-    others = everywhere - ids
-    return [r for r in references if checks.place(r.id) in places and r.id not in others]
+def _theirs(
+    references: Sequence[Record], specs: Sequence[RunSpec], known: Sequence[Record]
+) -> list[Record]:
+    """The references of these runs, and not what another table asks for today."""
+    hashes = checks.any_precision(references, known)
+    here = {spec.any_precision for spec in specs}
+    places = {checks.place(spec.id) for spec in specs}
+    everywhere = {run.any_precision for t in readable_tables() for run in _smoke_runs(t)}
+    return [
+        r
+        for r in references
+        if hashes[r.id] in here or (checks.place(r.id) in places and hashes[r.id] not in everywhere)
+    ]
 
 
-def _smoke_runs(name: str) -> list[RunSpec]:
-    return make_plan(load_table(name), Options(rows="all", columns="all")).runs()
+def _smoke_runs(table: Table) -> list[RunSpec]:
+    return make_plan(table, Options(rows="all", columns="all")).runs()
 
 
 def _accept(
@@ -155,26 +180,32 @@ def _moved(finding: checks.Finding) -> str:
     return f"{_number(finding.reference)} -> {_number(finding.fresh) or 'nothing'}"
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | str | None) -> str:
     """Whole numbers to the last digit, for one may be all that changed."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def _print_findings(findings: list[checks.Finding], out: Console) -> None:
-    """A line for what is not simply as it was, then how much was compared."""
+    """A line for what is not simply as it was, then how much was compared, and what is missing."""
     from rich.text import Text
 
     for f in findings:
-        if f.ok and not f.note:
+        if f.ok and (f.missing or not f.note):
             continue
         what = f"{f.number} {_moved(f)}" + (f" ({f.note})" if f.note and f.reference else "")
         mark = Text("ok   " if f.ok else "moved", style="green" if f.ok else "red")
         out.print(Text.assemble(mark, f"  {f.run}: {what}"), soft_wrap=True)
-    compared = [f for f in findings if f.reference is not None]
+    compared = [f for f in findings if f.number != "status"]
     runs, bad = len({f.run for f in compared}), sum(not f.ok for f in findings)
-    out.print(f"{len(compared)} numbers of {runs} runs compared with results/, {bad} moved")
+    out.print(f"{len(compared)} numbers of {runs} runs compared with the reference, {bad} moved")
+    for note in dict.fromkeys(f.note for f in findings if f.missing):
+        names = [f.run for f in findings if f.missing and f.note == note]
+        more = ", ..." if len(names) > 2 else ""
+        out.print(f"{len(names)} missing ({note}): {', '.join(names[:2])}{more}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -224,7 +255,9 @@ def diff_lines(plan: Plan, store: Store) -> list[Line]:
         ids, metric = tuple(spec.id for spec in planned.specs), planned.cell.column.metric
         together = [ids] if plan.options.seeds > 1 and ids else [(id,) for id in ids]
         wanted |= dict.fromkeys((group, metric) for group in together)
-    today = checks.successors(references, dict.fromkeys(id for ids, _ in wanted for id in ids))
+    hashes = checks.any_precision(list(references.values()))
+    specs = {spec.id: spec.any_precision for planned in plan.cells for spec in planned.specs}
+    today = checks.successors(hashes, specs)
     there = {now: references[before] for before, now in today.items()}
     return [
         Line(checks.place(ids[0]), metric, mean, old, n, spread, old_n, old_spread)
