@@ -26,9 +26,9 @@ from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Augmentation, Data, Probe, Training
 from locbench.recipes.schema import Network as Settings
-from locbench.runs.context import Workshop
+from locbench.runs.context import Context
 from locbench.runs.encoders import probed_encoder
-from locbench.runs.spec import plan_probe
+from locbench.runs.kinds.probe import probe_spec
 from locbench.runs.store import Store
 from locbench.training.guard import Diverged
 from locbench.training.loop import Trainer
@@ -415,10 +415,10 @@ def test_calibration_reads_a_bounded_part_of_the_training_images(monkeypatch):
 
 def test_an_untrained_network_is_probed_with_the_datas_statistics(tmp_path):
     data = coloured_data()
-    shop = Workshop(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
+    context = Context(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
     fingerprint = {"name": "fake", "version": 1, "checksum": data.checksum}
-    spec = plan_probe(recipe_of(), UNTRAINED, "resnet50", 3, fingerprint)
-    network = probed_encoder(spec, shop, CPU)
+    spec = probe_spec(recipe_of(), UNTRAINED, "resnet50", seed=3, data=fingerprint)
+    network = probed_encoder(spec, context, CPU)
     assert all(norm.running_mean.abs().min() > 0 for norm in norms_of(network))
     trainer = Trainer(recipe_of(), "simclr", "resnet50", 3, data, "cpu")
     initial = dict(trainer.network.named_parameters())

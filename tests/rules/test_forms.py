@@ -14,7 +14,6 @@ from locbench.plugins.registry import NETWORKS
 from locbench.recipes.load import load_recipe
 from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units, known_to
-from locbench.runs.spec import plan_cost, plan_probe
 from locbench.training.engine import Engine
 from locbench.units import Batch
 
@@ -261,45 +260,6 @@ def test_a_wrong_form_is_one_line_that_says_what_there_is(settings, says):
     with pytest.raises(UserError) as error:
         net_and_units(**settings)
     assert says in str(error.value) and "\n" not in str(error.value)
-
-
-def names(rule, **settings):
-    """The beginnings of the ids of a pretraining, its probe and a trace."""
-    overrides = {f"rule.{key}": value for key, value in settings.items()}
-    recipe = load_recipe("loco/imagenet", "smoke", overrides)
-    data = {"name": "fake", "version": 1, "checksum": ""}
-    probe = plan_probe(recipe, rule, "resnet50", 0, data)
-    trace = plan_cost("trace", recipe, rule, "resnet50", 10)
-    return [spec.id.rsplit("-smoke", 1)[0] for spec in (probe.parent, probe, trace)]
-
-
-def test_ids_tell_forms_apart_and_leave_those_of_the_main_tables_as_they_were():
-    plain = ["pretrain-loco-resnet50", "probe-loco-resnet50-loco", "trace-loco-resnet50"]
-    assert names("loco") == plain
-    assert names("loco", sharing="upper") == [
-        "pretrain-loco-resnet50-upper",
-        "probe-loco-resnet50-upper-loco",
-        "trace-loco-resnet50-upper",
-    ]
-    # Records of traces with a conv block were there before other forms.
-    assert names("gim", decoder_blocks=1)[2] == "trace-gim-resnet50"
-    forms = [
-        {},
-        {"decoder_blocks": 0},
-        {"decoder_downsampling": False},
-        {"decoder": "stage"},
-        {"decoder": "network"},
-        {"mlp_layers": 4},
-        {"sharing": "none"},
-        {"sharing": "upper"},
-        {"sharing": "penalty", "penalty": 1e-3},
-        {"sharing": "penalty", "penalty": 1e-4},
-        {"sharing": "blocks", "shared_blocks": 1},
-        {"sharing": "blocks", "shared_blocks": 2},
-        {"unit_stages": 3},
-    ]
-    found = [names("loco", **form)[0] for form in forms]
-    assert len(set(found)) == len(forms)
 
 
 def test_bytes_are_compared_with_a_rule_that_lacks_the_setting():
