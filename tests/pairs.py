@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from locbench.plugins.registry import NETWORKS, RULES
 
-HOME = {"views": "resnet50", "label": "resnet32"}  # by what a rule learns from
 _OF_FAMILY = {entry.target.split(":")[0]: entry.name for entry in reversed(list(NETWORKS))}
 FAMILIES = [entry.name for entry in NETWORKS if entry.name in _OF_FAMILY.values()]
-PAIRS = list(
-    dict.fromkeys(
-        [
-            *((entry.name, HOME[entry.learns]) for entry in RULES),
-            *((rule, network) for rule in ("bp", "loco") for network in FAMILIES),
-        ]
-    )
-)
+
+
+def home(rule: str) -> str:
+    """The network of a rule's paper, by what it learns from."""
+    return {"views": "resnet50", "label": "resnet32"}[RULES.entry(rule).learns]
+
+
+HOMES = [(rule, home(rule)) for rule in RULES.names()]
+PAIRS = [*HOMES, *((r, n) for r in ("bp", "loco") for n in FAMILIES if (r, n) not in HOMES)]

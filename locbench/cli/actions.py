@@ -292,7 +292,9 @@ def audit_report(
     settings = {k.removeprefix("rule."): v for k, v in parse_overrides(sets).items()}
     result = audit(rule, network, Network(width=width, blocks=blocks), settings)
     if as_json:
-        console.print_json(json.dumps({**asdict(result), "holds": result.holds}))
+        text = json.dumps({**asdict(result), "holds": result.holds})
+        # JSON has no word for what is not finite.
+        console.print_json(data=json.loads(text, parse_constant=lambda word: None))
         return result.holds
     from rich import box
     from rich.table import Table
@@ -310,8 +312,16 @@ def audit_report(
     console.print(shown)
     if any(any(unit.tied) for unit in result.units):
         console.print("tied: a penalty reaches these blocks, which another unit updates as well.")
+    for unit in result.units:
+        for block, parameter in unit.leaks.items():
+            console.print(f"{unit.unit}: reaches block {block + 1}, which it must not: {parameter}")
+        for block, parameter in unit.gaps.items():
+            console.print(f"{unit.unit}: leaves block {block + 1} without a gradient: {parameter}")
+    where = f", at {result.worst}" if result.engine_error else ""
     console.print(
         f"float64; 0 is exactly zero. The engine's gradients differ from the sum of the units' by "
-        f"at most {result.engine_error:.1e} of the largest entry of a parameter's gradient."
+        f"at most {result.engine_error:.1e} of a unit's largest gradient{where}."
+        if result.worst
+        else "The engine took no step: a loss does not reach all of its unit."
     )
     return result.holds

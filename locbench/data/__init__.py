@@ -1,8 +1,10 @@
 """Data sets: what they hold, and loading one by name.
 
-Shapes is made here (`shapes`, `scenes`, `render`); image folders and archives are read (`folders`,
-`streaming`, `listing`), and so are torchvision's files (`torchvision_sets`; `sources` finds both).
-All end in one cache of memory-mapped arrays (`cache`).
+Shapes is made here (`shapes`, `scenes`, `render`). Image folders and archives are loaded by
+`folders` (and `streaming`), torchvision's files by `torchvision_sets`; `locate` finds both, and
+`listing` and `digests` say which images there are and identify them by their bytes. All end in one
+cache of memory-mapped arrays (`cache`). What training does to images is in `augmentation` and
+`crop`. Add a data set as a function here and a line in `locbench.plugins.registry`.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ def load_data(
     `resolution` is the side in pixels at which Shapes is drawn; images from files keep theirs, and
     augmentation brings them to it. `root` defaults to $LOCBENCH_DATA, else ./data; Shapes needs
     none. The name is another where images lie in the place of torchvision's files (see
-    `sources.find_source`). Raises UserError, one line, for an unknown name and for everything that
+    `locate.find_source`). Raises UserError, one line, for an unknown name and for everything that
     can be wrong with the files: missing ones, empty or differing classes, damaged images and
     archives.
     """

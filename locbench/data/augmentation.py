@@ -107,16 +107,17 @@ def grey(x: Tensor) -> Tensor:
     return torch.mul(x[0], GREY[0]).add_(x[1], alpha=GREY[1]).add_(x[2], alpha=GREY[2])
 
 
-def blend_(x: Tensor, own: Tensor, luma: Tensor, mean: Tensor) -> Tensor:
-    """clamp(own * x + luma * grey(x) + mean * mean(grey(x))) in place; x [3, n, P], weights [n, 1].
+def blend_(x: Tensor, scale: Tensor, luma: Tensor, mean: Tensor) -> Tensor:
+    """clamp(scale * x + luma * grey(x) + mean * mean(grey(x))) in place; x [3, n, P].
 
-    With f the factor, (own, luma, mean) is (f, 0, 0) for brightness, (f, 0, 1 - f) for contrast,
-    (f, 1 - f, 0) for saturation: samples with different operations share the passes.
+    The weights are [n, 1]. With f the factor, (scale, luma, mean) is (f, 0, 0) for brightness,
+    (f, 0, 1 - f) for contrast, (f, 1 - f, 0) for saturation: samples with different operations
+    share the passes.
     """
     towards = grey(x)
     average = towards.mean(dim=1, keepdim=True)
     towards.mul_(luma).add_(average.mul_(mean))
-    return torch.addcmul(towards, x, own, out=x).clamp_(0, 1)
+    return torch.addcmul(towards, x, scale, out=x).clamp_(0, 1)
 
 
 def rotate_hue_(x: Tensor, turns: Tensor) -> Tensor:
@@ -173,10 +174,10 @@ def _numbers(crops: Crops, colour: Colour | None) -> Tensor:
     box = [crops.top, crops.left, crops.height, crops.width, crops.flip]
     if colour is None:
         return torch.stack([row.float() for row in box])
-    own = colour.factors.gather(1, colour.order)
-    luma = (1 - own) * (colour.order == SATURATION)
-    mean = (1 - own) * (colour.order == CONTRAST)
-    steps = torch.stack([own, luma, mean], dim=2).flatten(1).unbind(1)
+    scale = colour.factors.gather(1, colour.order)
+    luma = (1 - scale) * (colour.order == SATURATION)
+    mean = (1 - scale) * (colour.order == CONTRAST)
+    steps = torch.stack([scale, luma, mean], dim=2).flatten(1).unbind(1)
     return torch.stack(
         [row.float() for row in (*box, colour.factors[:, HUE], colour.sigma, *steps)]
     )
@@ -268,21 +269,21 @@ def render(
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images [start, stop) of the `whole` that are drawn for together."""
+class Share:
+    """Images [start, stop) of a batch of `whole`: those that one process augments."""
 
     start: int
     stop: int
     whole: int
 
 
-def drawn(draw: Callable[[int], Any], images: Tensor, part: Part | None) -> Any:
-    """What `draw` draws for these images, which are all that it is to draw for or a part.
+def draw_share(draw: Callable[[int], Any], images: Tensor, share: Share | None) -> Any:
+    """What `draw(n)` draws for these images, which are a whole batch or a share of one.
 
-    What an image goes through depends on its place in the whole alone.
+    What happens to an image depends on its place in the whole batch alone.
     """
-    part = part or Part(0, len(images), len(images))
-    return draw(part.whole)[part.start : part.stop]
+    share = share or Share(0, len(images), len(images))
+    return draw(share.whole)[share.start : share.stop]
 
 
 class SimCLRAugmentation:
@@ -296,9 +297,9 @@ class SimCLRAugmentation:
         crops = draw_crops(2 * n, height, width, self.aug, generator)
         return Parameters(crops, draw_colour(2 * n, self.aug, generator), views=2)
 
-    def _drawn(self, images: Tensor, generator: Generator, part: Part | None) -> Parameters:
+    def _drawn(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
         size = images.shape[2:]
-        return drawn(lambda n: self.draw(n, *size, generator), images, part)
+        return draw_share(lambda n: self.draw(n, *size, generator), images, share)
 
     def apply(self, images: Tensor, params: Parameters) -> Tensor:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [2N, 3, R, R], normalised."""
@@ -309,15 +310,15 @@ class SimCLRAugmentation:
         images: Tensor,
         generator: Generator,
         crops: Crops | None = None,
-        part: Part | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Draw and apply: first the N first views, then the N second views, [2N, 3, R, R].
 
         `crops` (of 2N samples, in that order) takes the place of crops drawn here. The images may
-        be a part of those that are drawn for.
+        be a share of a batch.
         """
         if crops is None:
-            return self.apply(images, self._drawn(images, generator, part))
+            return self.apply(images, self._drawn(images, generator, share))
         colour = draw_colour(2 * len(images), self.aug, generator)
         return self.apply(images, Parameters(crops, colour, views=2))
 
@@ -334,9 +335,9 @@ class ResizedCropAugmentation:
         """Parameters of one view of n images of height x width."""
         return Parameters(draw_crops(n, height, width, self.aug, generator), None, views=1)
 
-    def _drawn(self, images: Tensor, generator: Generator, part: Part | None) -> Parameters:
+    def _drawn(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
         size = images.shape[2:]
-        return drawn(lambda n: self.draw(n, *size, generator), images, part)
+        return draw_share(lambda n: self.draw(n, *size, generator), images, share)
 
     def apply(self, images: Tensor, params: Parameters) -> Tensor:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised."""
@@ -347,19 +348,19 @@ class ResizedCropAugmentation:
         images: Tensor,
         generator: Generator,
         crops: Crops | None = None,
-        part: Part | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Draw and apply: [N, 3, R, R]; `crops` takes the place of crops drawn here.
 
-        The images may be a part of those that are drawn for.
+        The images may be a share of a batch.
         """
         if crops is None:
-            return self.apply(images, self._drawn(images, generator, part))
+            return self.apply(images, self._drawn(images, generator, share))
         return self.apply(images, Parameters(crops, None, 1))
 
-    def pixels(self, images: Tensor, generator: Generator, part: Part | None = None) -> Tensor:
+    def pixels(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """As `views`, before normalisation: in [0, 1]."""
-        params = self._drawn(images, generator, part)
+        params = self._drawn(images, generator, share)
         plain = replace(self.aug, mean=(0.0,) * 3, std=(1.0,) * 3)
         return render(images, params, plain, self.resolution, self.channels_last)
 

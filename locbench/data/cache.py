@@ -25,7 +25,7 @@ ENTRY = "entry.json"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Read-only arrays by name, and what the builder noted beside them."""
 
     arrays: dict[str, np.ndarray]
@@ -80,7 +80,7 @@ def _array(folder: Path, name: str, described: dict[str, Any]) -> np.ndarray:
     return array
 
 
-def read_entry(folder: Path, identity: dict[str, Any]) -> Entry | None:
+def read_entry(folder: Path, identity: dict[str, Any]) -> CacheEntry | None:
     """The entry in `folder`, None where there is none; Broken where it cannot be used."""
     if not folder.exists():
         return None
@@ -89,7 +89,7 @@ def read_entry(folder: Path, identity: dict[str, Any]) -> Entry | None:
         if content["identity"] != identity:
             raise Broken(f"{ENTRY} describes other data")
         arrays = {name: _array(folder, name, d) for name, d in content["arrays"].items()}
-        return Entry(arrays, content["notes"])
+        return CacheEntry(arrays, content["notes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Broken(f"{ENTRY}: {error}") from error
 
@@ -113,7 +113,9 @@ def has_entry(key: str) -> bool:
     return (cache_dir() / "data" / key).exists()
 
 
-def cached(key: str, identity: dict[str, Any], build: Callable[[Builder], dict[str, Any]]) -> Entry:
+def cached(
+    key: str, identity: dict[str, Any], build: Callable[[Builder], dict[str, Any]]
+) -> CacheEntry:
     """The entry `key`, built first where it is missing, broken or of another `identity`.
 
     `build` fills arrays of its Builder and returns notes (JSON-able). A broken entry is replaced,

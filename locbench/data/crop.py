@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from locbench.data.augmentation import Part, check_images, drawn, resize, send
+from locbench.data.augmentation import Share, check_images, draw_share, resize, send
 from locbench.data.resample import chance
 from locbench.errors import UserError
 from locbench.recipes.schema import Crop, ResizedCrop
@@ -130,13 +130,13 @@ class CropAugmentation:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return pixels.contiguous(memory_format=layout)
 
-    def pixels(self, images: Tensor, generator: Generator, part: Part | None = None) -> Tensor:
+    def pixels(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """Draw and apply: uint8 [N, 3, H, W] -> float32 [N, 3, R, R] in [0, 1].
 
-        The images may be a part of those that are drawn for.
+        The images may be a share of a batch.
         """
-        return self.apply(images, drawn(lambda n: self.draw(n, generator), images, part))
+        return self.apply(images, draw_share(lambda n: self.draw(n, generator), images, share))
 
-    def views(self, images: Tensor, generator: Generator, part: Part | None = None) -> Tensor:
+    def views(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """As `pixels`, normalised: what a network is trained on."""
-        return normalise(self.pixels(images, generator, part), self.aug)
+        return normalise(self.pixels(images, generator, share), self.aug)

@@ -1,23 +1,28 @@
-"""Which data a run uses, without decoding or making any of it: part of every run's identity."""
+"""Identifies the data that a run uses, without decoding or making any of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from locbench.data.locate import find_source
 from locbench.data.settings import ShapesSettings, shapes_checksum
-from locbench.data.sources import find_source
 from locbench.plugins.registry import DATASETS
 
+if TYPE_CHECKING:
+    from locbench.data import Progress
 
-def fingerprint(name: str, resolution: int, root: Path | None = None) -> dict[str, Any]:
+
+def fingerprint(
+    name: str, resolution: int, root: Path | None = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
     """name, version, checksum, classes, train and test (numbers of images) of a data set.
 
-    Milliseconds, but for the first look at files: an image folder or archive is listed, files of
-    torchvision's are read. The name is that of `name`, or the folder's own where images lie in the
-    place of such files. Raises UserError for an unknown name, and as `locbench.data.load_data` does
-    for files. The checksum of Shapes is of its version, settings and resolution; of a folder, of
-    all names and sizes; of other files, of their content.
+    The first look reads every file; later ones read those that changed, at the cost of a `stat`
+    for each (see `digests`). The name is that of `name`, or the folder's own where images lie in
+    the place of torchvision's files. Raises UserError for an unknown name, and as
+    `locbench.data.load_data` does for files. The checksum of Shapes is of its version, settings and
+    resolution; of everything else, of the bytes of its files, whatever these are called.
     """
     version = DATASETS.entry(name).version
     if name == "shapes":
@@ -26,6 +31,4 @@ def fingerprint(name: str, resolution: int, root: Path | None = None) -> dict[st
         checksum = shapes_checksum(settings, version, resolution)
         return {"name": name, "version": version, "checksum": checksum, **counts}
     source = find_source(name, root)
-    found = source.summary()
-    counts = {key: found[key] for key in ("checksum", "classes", "train", "test")}
-    return {"name": source.name, "version": source.version, **counts}
+    return {"name": source.name, "version": source.version, **source.summary(progress=progress)}

@@ -1,4 +1,4 @@
-"""Image folders and archives: ImageNet, Imagenette, or any folder of classes.
+"""Loads image folders and archives: ImageNet, Imagenette, or any folder of classes.
 
 A set of up to `CACHED_BYTES` decoded is decoded once into the cache and memory-mapped. Images that
 are all square and of one size keep their pixels; otherwise the short side is resized to the median
@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from locbench.data import ImageData, Progress, memory_mapped
-from locbench.data.cache import Builder, Entry, cached, has_entry
-from locbench.data.images import DamagedImage, decode, each, header
-from locbench.data.listing import Files, Listing
-from locbench.data.sources import ImageFolder, find_source
+from locbench.data.cache import Builder, CacheEntry, cached, has_entry
+from locbench.data.files import Files, each
+from locbench.data.images import decode, guarded, header
+from locbench.data.listing import Listing, class_indices
+from locbench.data.locate import ImageFolder, find_source
 from locbench.errors import UserError
 
 DECODING = 1  # goes up when the same files would decode to other pixels
@@ -36,13 +35,8 @@ def _side(sizes: list[tuple[int, int]]) -> int:
 
 
 def _sampled_side(files: Files) -> int:
-    step = max(1, len(files.names) // SAMPLED)
-    return _side([size for _, size in each(files, range(0, len(files.names), step), header)])
-
-
-def _targets(files: Files, classes: list[str]) -> np.ndarray:
-    places = {name: index for index, name in enumerate(classes)}
-    return np.array([places[name.split("/")[0]] for name in files.names], dtype=np.int64)
+    sample = range(0, len(files), max(1, len(files) // SAMPLED))
+    return _side([size for _, size in each(files, sample, partial(guarded, files, header))])
 
 
 def _fill(builder: Builder, listing: Listing, progress: Progress | None) -> dict[str, Any]:
@@ -50,26 +44,31 @@ def _fill(builder: Builder, listing: Listing, progress: Progress | None) -> dict
     tell = progress or (lambda what, done, total: None)
     sizes = []
     for files in splits.values():
-        for _, size in each(files, range(len(files.names)), header):
+        for _, size in each(files, range(len(files)), partial(guarded, files, header)):
             sizes.append(size)
-            tell("reading sizes", len(sizes), len(listing.train.names) + len(listing.test.names))
+            tell("reading sizes", len(sizes), len(listing.train) + len(listing.test))
     side = _side(sizes)
     for split, files in splits.items():
-        count = len(files.names)
+        count = len(files)
         images = builder.array(f"{split}_images", (count, 3, side, side), "uint8")
-        work = partial(decode, side=side)
+        work = partial(guarded, files, partial(decode, side=side))
         for done, (index, image) in enumerate(each(files, range(count), work), 1):
             images[index] = image
             tell(f"decoding {split}", done, count)
-        builder.array(f"{split}_targets", (count,), "int64")[:] = _targets(files, listing.classes)
-    return {"side": side, "classes": listing.classes}
+        builder.array(f"{split}_targets", (count,), "int64")[:] = class_indices(
+            files, listing.classes
+        )
+    return {"side": side}
 
 
-def _decoded(listing: Listing, progress: Progress | None) -> Entry | None:
-    """The decoded set; None where it is too large for that."""
+def _decoded(listing: Listing, progress: Progress | None) -> CacheEntry | None:
+    """The decoded set; None where it is too large for that.
+
+    The checksum says nothing of class names: the same images may have others elsewhere.
+    """
     key = f"images-{listing.checksum[:16]}-d{DECODING}"
     identity = {"checksum": listing.checksum, "decoding": DECODING}
-    count = len(listing.train.names) + len(listing.test.names)
+    count = len(listing.train) + len(listing.test)
     if not has_entry(key) and 3 * count * _sampled_side(listing.train) ** 2 > CACHED_BYTES:
         return None
     return cached(key, identity, lambda builder: _fill(builder, listing, progress))
@@ -88,24 +87,19 @@ def _streamed(listing: Listing) -> tuple[Any, Any]:
                 "cannot be read in random order; unpack it to a .tar or a folder"
             )
     return tuple(
-        StreamingSplit(files, torch.from_numpy(_targets(files, listing.classes)), side)
+        StreamingSplit(files, torch.tensor(class_indices(files, listing.classes)), side)
         for files in (listing.train, listing.test)
     )
 
 
 def load_folder(source: ImageFolder, progress: Progress | None = None) -> ImageData:
     """The images of a source, decoded or streamed. Raises UserError: see `load_data`."""
-    index = source.index
-    listing = index.listing()
-    try:
-        entry = _decoded(listing, progress)
-        if entry is None:
-            train, test = _streamed(listing)
-        else:
-            train, test = (memory_mapped(entry.arrays, split) for split in ("train", "test"))
-    except DamagedImage:
-        index.forget()  # the file may be replaced in place, which the folder's time does not show
-        raise
+    listing = source.listing(progress=progress)
+    entry = _decoded(listing, progress)
+    if entry is None:
+        train, test = _streamed(listing)
+    else:
+        train, test = (memory_mapped(entry.arrays, split) for split in ("train", "test"))
     name, version, classes = source.name, source.version, tuple(listing.classes)
     return ImageData(name, version, listing.checksum, classes, train, test, entry is None)
 

@@ -1,4 +1,4 @@
-"""Data sets too large to decode beforehand: every batch is decoded when it is asked for."""
+"""Data sets too large to decode beforehand: the images of a batch are decoded as it is read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locbench.data.images import decode, guarded, threads
-from locbench.data.listing import Files
+from locbench.data.files import Files, threads
+from locbench.data.images import decode, guarded
 from locbench.distributed.group import local_world_size
 
 
@@ -32,13 +32,14 @@ class StreamingSplit:
         workers = max(1, threads() // local_world_size())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._ahead: tuple[list[int], list[Future[np.ndarray]]] | None = None
-        self._decode: Callable[[bytes], np.ndarray] = partial(decode, side=side, fast=True)
+        self._decode: Callable[[int], np.ndarray]
+        self._decode = partial(guarded, files, partial(decode, side=side, fast=True))
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def _submit(self, wanted: list[int]) -> list[Future[np.ndarray]]:
-        return [self._pool.submit(guarded, self.files, i, self._decode) for i in wanted]
+        return [self._pool.submit(self._decode, index) for index in wanted]
 
     def prefetch(self, indices: Tensor) -> None:
         """Begin to decode the next batch; `batch` of the same indices then only waits for it."""

@@ -1,4 +1,4 @@
-"""CIFAR-10, SVHN and STL-10 in torchvision's files, or an image folder in their place.
+"""Loads CIFAR-10, SVHN and STL-10 from torchvision's files, or an image folder in their place.
 
 Read once by torchvision into the cache, and memory-mapped from there like all other sets. Nothing
 is downloaded. An image folder is read as any other and has a name of its own in records.
@@ -16,7 +16,7 @@ import torchvision.datasets as published
 from locbench.data import ImageData, Progress, memory_mapped
 from locbench.data.cache import Builder, cached
 from locbench.data.folders import load_folder
-from locbench.data.sources import ImageFolder, OfficialFiles, find_source
+from locbench.data.locate import ImageFolder, OfficialFiles, find_source
 from locbench.errors import UserError
 
 READING = 1  # goes up when the same files would be read to other arrays
@@ -50,17 +50,26 @@ def _read(source: OfficialFiles, split: str, reader: Callable[[Path, str], Array
     try:
         images, targets, classes = reader(source.folder, split)
     except (RuntimeError, OSError, ValueError) as error:
-        # Damaged since it was last looked at, without a change of size or time.
-        source.forget()
-        source.summary()  # names the file
+        source.summary()  # names the file, if it was damaged since it was last looked at
         raise UserError(f"{source.folder}: {source.name} cannot be read ({error})") from error
+    assert len(images) == len(targets) == getattr(source.official, split)  # the md5 is right
+    return images, targets, classes
+
+
+def _class_names(source: OfficialFiles) -> list[str] | None:
+    """The class names, where they lie in a file of their own, which the checksum is not of."""
+    if source.official.names is None:
+        return None
+    path = source.folder / source.official.names
+    try:
+        classes = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {source.again}") from error
     if len(classes) != source.official.classes:
-        path = source.folder / (source.official.names or "")
         raise UserError(
             f"{path} names {len(classes)} classes, not {source.official.classes}; {source.again}"
         )
-    assert len(images) == len(targets) == getattr(source.official, split)  # the md5 is right
-    return images, targets, classes
+    return classes
 
 
 def _fill(
@@ -87,14 +96,16 @@ def _load(
     source = find_source(name, root)
     if isinstance(source, ImageFolder):
         return load_folder(source, progress)
-    checksum = source.summary()["checksum"]
+    checksum = source.summary(progress=progress)["checksum"]
+    names = _class_names(source)
     entry = cached(
         f"{name}-{checksum[:16]}-r{READING}",
         {"checksum": checksum, "reading": READING},
         lambda builder: _fill(builder, source, reader, progress),
     )
     train, test = (memory_mapped(entry.arrays, split) for split in ("train", "test"))
-    return ImageData(name, source.version, checksum, tuple(entry.notes["classes"]), train, test)
+    classes = tuple(names or entry.notes["classes"])
+    return ImageData(name, source.version, checksum, classes, train, test)
 
 
 def cifar10(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:

@@ -1,10 +1,19 @@
-"""Audit of a rule: which stages each unit's loss reaches, by plain autograd on a fresh forward."""
+"""Audit of a rule: which blocks each unit's loss reaches, by plain autograd on a fresh forward.
+
+Everything is built anew, from the same seed, for the engine's step and for each plain forward: so
+every module runs as often as in a step of training, and what it keeps from step to step (averages,
+counters, queues) is on both sides as it was at the start. Blocks and objectives are seeded one by
+one: what they draw, such as dropout, is the same on both sides as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,13 +25,17 @@ from locbench.training.engine import Engine
 from locbench.training.loop import unit_name
 from locbench.units import Batch, Unit, trainable
 
+TOLERANCE = 1e-10
+Gradients = dict[str, Tensor]  # by the name of the parameter
+
 
 @dataclass(frozen=True)
 class Reach:
     """The largest gradient a unit's loss leaves in each stage, and what the rule allows.
 
-    Judged by blocks, which a unit may hold a part of a stage of: `faults` are the indices of those
-    that have a gradient and must not, or have none and should. `tied` are stages that the loss
+    Judged by blocks, which a unit may hold a part of a stage of. `leaks` are those that have a
+    gradient and must not, `gaps` those that have none and should: the index of the block, and a
+    parameter of it, that of the largest gradient or else its first. `tied` are stages that the loss
     reaches by the unit's ties, outside of the blocks that it updates.
     """
 
@@ -31,79 +44,39 @@ class Reach:
     allowed: tuple[bool, ...]
     tied: tuple[bool, ...]
     gradients: tuple[float, ...]
-    faults: tuple[int, ...]
-
-    @property
-    def lacking(self) -> bool:
-        """Whether a stage that it may update has no gradient."""
-        return any(a and not g for a, g in zip(self.allowed, self.gradients, strict=True))
+    leaks: dict[int, str]
+    gaps: dict[int, str]
 
     @property
     def holds(self) -> bool:
-        """A gradient in every block that it may update or ties, exactly zero in all others."""
-        return not self.faults
+        """A gradient in every block that it may update or ties, exactly zero in all others.
+
+        Blocks without parameters have none; a unit that trains no block at all does not hold.
+        """
+        return not self.leaks and not self.gaps and any(self.gradients)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All units' reach, and the worst relative error of the engine against plain autograd.
+    """All units' reach, and the largest error of the engine against plain autograd.
 
-    The error is infinite where one of the two has a gradient that the other lacks, and where a
-    loss does not reach all of its unit: the engine has no gradient to send down then.
+    The error of a parameter's gradient is relative to the largest gradient of the units that reach
+    it: that of a bias before a batch norm is zero up to rounding. It is infinite where one of the
+    two has a gradient that the other lacks, and where a loss does not reach all of its unit: then
+    the engine has no gradient to send down, and takes no step. `worst` is the parameter of this
+    error, empty where no step was taken.
     """
 
     rule: str
     network: str
     units: tuple[Reach, ...]
     engine_error: float
+    worst: str
 
     @property
     def holds(self) -> bool:
         """Isolation as declared, and the engine's gradients are the sum of the units'."""
-        return all(unit.holds for unit in self.units) and self.engine_error < 1e-10
-
-
-@torch.no_grad()
-def block_inputs(network: Network, images: Tensor) -> list[Tensor]:
-    """What every block is given in training, without a graph."""
-    inputs = [images]
-    for block in network.blocks[:-1]:
-        inputs.append(block(inputs[-1]))
-    return inputs
-
-
-def plain_gradients(
-    network: Network, unit: Unit, batch: Batch, inputs: list[Tensor]
-) -> dict[nn.Parameter, Tensor]:
-    """Gradients of one unit's loss by autograd on a forward of its own, without the engine.
-
-    The only cut is before the unit's first block. Parameters of blocks that the rule does not let
-    the unit update are left out; all others of the network and of the objective are asked for, also
-    those that the loss must not reach.
-    """
-    x = inputs[unit.start]
-    torch.manual_seed(0)  # as before the engine's step: where there is dropout, it is the same
-    for block in network.blocks[unit.start : unit.stop]:
-        x = block(x)
-    loss, _ = unit.objective(x, batch)
-    if not loss.requires_grad:
-        return {}
-    frozen = {
-        id(p)
-        for b in set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
-        for p in network.blocks[b].parameters()
-    }
-    wanted = [p for p in trainable([network, unit.objective]) if id(p) not in frozen]
-    wanted += [p for p in unit.ties if id(p) not in {id(q) for q in wanted}]
-    gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-    return {p: g for p, g in zip(wanted, gradients, strict=True) if g is not None}
-
-
-def _perturb(modules: Iterable[nn.Module]) -> None:
-    """Move every parameter off its special values: a zero batch-norm scale hides its branch."""
-    with torch.no_grad():
-        for parameter in trainable(modules):
-            parameter.add_(0.05 * torch.randn_like(parameter))
+        return all(unit.holds for unit in self.units) and self.engine_error < TOLERANCE
 
 
 def audit(
@@ -119,78 +92,160 @@ def audit(
     The images have 64 pixels a side unless `resolution` says otherwise, and 32 for networks whose
     stem keeps the resolution, which are made for small ones.
     """
-    torch.manual_seed(0)
+
+    def build() -> _Build:
+        _seed(0)
+        net = make_network(network, settings or NetworkSettings(), 10, resolution).train()
+        net.resolution = side = resolution or (32 if net.blocks[0].stride == 1 else 64)
+        units = build_units(rule, net, rule_settings or {})
+        _perturb([net, *(unit.objective for unit in units)])
+        pixels = torch.rand(2 * images, 3, side, side)
+        return _Build(net, units, Batch(pixels, torch.arange(2 * images) % net.num_classes, pixels))
+
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        net = make_network(network, settings or NetworkSettings(), 10, resolution).train()
-        net.resolution = resolution = resolution or (32 if net.blocks[0].stride == 1 else 64)
-        units = build_units(rule, net, rule_settings or {})
-        _perturb([net, *(unit.objective for unit in units)])
-        pixels = torch.rand(2 * images, 3, resolution, resolution)
-        batch = Batch(pixels, torch.arange(2 * images) % net.num_classes, pixels)
         with blamed(rule):
-            return _measure(rule, network, net, units, batch)
+            return _measure(rule, network, build)
     finally:
         torch.set_default_dtype(default)
 
 
-def _measure(rule: str, name: str, net: Network, units: list[Unit], batch: Batch) -> Audit:
-    engine = Engine(net.blocks, units)
-    total: dict[nn.Parameter, Tensor] = {}
-    reaches, inputs = [], block_inputs(net, batch.images)
-    for unit in engine.units:
-        gradients = plain_gradients(net, unit, batch, inputs)
-        for parameter, gradient in gradients.items():
-            total[parameter] = total.get(parameter, 0) + gradient
-        reaches.append(_reach(net, unit, gradients))
-    error = float("inf")
-    if not any(reach.lacking for reach in reaches):
-        torch.manual_seed(0)
-        engine.step(batch)
-        error = _worst_error(net, units, total)
-    return Audit(rule, name, tuple(reaches), error)
+def _measure(rule: str, network: str, build: Callable[[], _Build]) -> Audit:
+    last = build()
+    found: dict[int, Gradients] = {}
+    for unit_numbers in apart(last.units):
+        found |= build().plain_gradients(unit_numbers)
+    gradients = [found[number] for number in range(len(last.units))]
+    reaches = tuple(last.reach(unit, g) for unit, g in zip(last.units, gradients, strict=True))
+    error, worst = math.inf, ""
+    if all(any(reach.gradients) and not reach.gaps for reach in reaches):
+        last.engine.step(last.batch)
+        error, worst = last.engine_error(gradients)
+    return Audit(rule, network, reaches, error, worst)
 
 
-def _reach(net: Network, unit: Unit, gradients: dict[nn.Parameter, Tensor]) -> Reach:
-    """What these gradients of the unit's loss say of its isolation."""
-    largest = [
-        max(
-            (float(gradients[p].abs().max()) for p in block.parameters() if p in gradients),
-            default=0.0,
-        )
-        for block in net.blocks
-    ]
-    updated, ties = set(unit.updated_blocks()), {id(p) for p in unit.ties}
-    tied = {
-        index
-        for index, block in enumerate(net.blocks)
-        if index not in updated and any(id(p) in ties for p in block.parameters())
-    }
-    return Reach(
-        unit=unit_name(net, unit),
-        auxiliary=getattr(unit.objective, "description", type(unit.objective).__name__),
-        allowed=tuple(bool(updated & set(stage)) for stage in net.stages),
-        tied=tuple(bool(tied & set(stage)) for stage in net.stages),
-        gradients=tuple(max(largest[b] for b in stage) for stage in net.stages),
-        faults=tuple(b for b, g in enumerate(largest) if (g > 0) != (b in updated | tied)),
-    )
+def _seed(seed: int) -> None:
+    """Of all that a block or an objective may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
-def _worst_error(net: Network, units: list[Unit], total: dict[nn.Parameter, Tensor]) -> float:
-    """Engine's `.grad` against the summed plain gradients; infinite if one of them lacks a part.
+def _perturb(modules: Iterable[nn.Module]) -> None:
+    """Move every parameter off its special values: a zero batch-norm scale hides its branch."""
+    with torch.no_grad():
+        for parameter in trainable(modules):
+            parameter.add_(0.05 * torch.randn_like(parameter))
 
-    Relative to the largest entry of the parameter's gradient, but to no less than a millionth of
-    the largest of all: gradients that are zero but for rounding (a shift before a batch norm) are
-    not compared with themselves.
+
+def apart(units: Sequence[Unit]) -> list[list[int]]:
+    """The units, in order of their ends, in groups of which no two share a block."""
+    groups: list[list[int]] = []
+    for number, unit in enumerate(units):
+        fitting = (group for group in groups if units[group[-1]].stop <= unit.start)
+        if (group := next(fitting, None)) is None:
+            groups.append(group := [])
+        group.append(number)
+    return groups
+
+
+class _Build:
+    """A network and its units, in the engine's order, as they are before the first step.
+
+    Every block and every objective draws from a seed of its own.
     """
-    floor = 1e-6 * max(float(gradient.abs().max()) for gradient in total.values())
-    worst = 0.0
-    for parameter in trainable([net, *(unit.objective for unit in units)]):
-        mine, plain = parameter.grad, total.get(parameter)
-        if (mine is None) != (plain is None):
-            return float("inf")
-        if mine is not None:
-            scale = max(float(plain.abs().max()), floor)
-            worst = max(worst, float((mine - plain).abs().max()) / scale)
-    return worst
+
+    def __init__(self, net: Network, units: list[Unit], batch: Batch) -> None:
+        self.net, self.batch = net, batch
+        self.engine = Engine(net.blocks, units)
+        self.units = self.engine.units
+        objectives = [unit.objective for unit in self.units]
+        self.parameters = trainable([net, *objectives], [p for u in self.units for p in u.ties])
+        self.names = self._names()
+        for seed, module in enumerate([*net.blocks, *objectives]):
+            module.register_forward_pre_hook(lambda *_, seed=seed: _seed(seed))
+
+    def _names(self) -> dict[int, str]:
+        """By id: the network's name of a parameter, or the name it has in its unit."""
+        names = {id(p): name for name, p in self.net.named_parameters()}
+        for unit in self.units:
+            ties = ((f"tie {k}", tie) for k, tie in enumerate(unit.ties))
+            for name, parameter in (*unit.objective.named_parameters(), *ties):
+                names.setdefault(id(parameter), f"{unit_name(self.net, unit)}: {name}")
+        return names
+
+    def plain_gradients(self, numbers: list[int]) -> dict[int, Gradients]:
+        """Gradients of the losses of these units, which share no block, by autograd alone.
+
+        On one forward, without the engine. The only cut is before each unit's first block.
+        """
+        gradients, x, done = {}, self.batch.images, 0
+        for number in numbers:
+            unit = self.units[number]
+            with torch.no_grad():
+                for block in self.net.blocks[done : unit.start]:
+                    x = block(x)
+            for block in self.net.blocks[unit.start : unit.stop]:
+                x = block(x)
+            gradients[number] = self._gradients(unit, unit.objective(x, self.batch)[0])
+            x, done = x.detach(), unit.stop
+        return gradients
+
+    def _gradients(self, unit: Unit, loss: Tensor) -> Gradients:
+        """Of all parameters but those in blocks of the unit that the rule does not let it update.
+
+        So also of those that the loss must not reach.
+        """
+        if not loss.requires_grad:
+            return {}
+        passed = set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
+        frozen = {id(p) for b in passed for p in self.net.blocks[b].parameters()}
+        frozen -= {id(p) for p in unit.ties}
+        wanted = [p for p in self.parameters if id(p) not in frozen]
+        gradients = zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True)
+        return {self.names[id(p)]: g for p, g in gradients if g is not None}
+
+    def reach(self, unit: Unit, gradients: Gradients) -> Reach:
+        """What these gradients of the unit's loss say of its isolation."""
+        sizes = {name: _largest([gradient]) for name, gradient in gradients.items()}
+        updated, ties = set(unit.updated_blocks()), {id(p) for p in unit.ties}
+        blocks = [[self.names[id(p)] for p in trainable([b])] for b in self.net.blocks]
+        tops = [max(names, key=lambda name: sizes.get(name, 0.0), default="") for names in blocks]
+        largest = [sizes.get(top, 0.0) for top in tops]
+        tied = {
+            index
+            for index, block in enumerate(self.net.blocks)
+            if index not in updated and any(id(p) in ties for p in block.parameters())
+        }
+        allowed = updated | tied
+        return Reach(
+            unit=unit_name(self.net, unit),
+            auxiliary=getattr(unit.objective, "description", type(unit.objective).__name__),
+            allowed=tuple(bool(updated & set(stage)) for stage in self.net.stages),
+            tied=tuple(bool(tied & set(stage)) for stage in self.net.stages),
+            gradients=tuple(max(largest[b] for b in stage) for stage in self.net.stages),
+            leaks={b: tops[b] for b, size in enumerate(largest) if size and b not in allowed},
+            gaps={b: tops[b] for b in sorted(allowed) if blocks[b] and not largest[b]},
+        )
+
+    def engine_error(self, gradients: list[Gradients]) -> tuple[float, str]:
+        """Engine's `.grad` against the sum of the units' gradients: the error, and where."""
+        scales = [_largest(of_unit.values()) for of_unit in gradients]
+        errors = {}
+        for parameter in self.parameters:
+            name, mine = self.names[id(parameter)], parameter.grad
+            parts = [k for k, of_unit in enumerate(gradients) if name in of_unit]
+            if (mine is None) != (not parts):
+                return math.inf, name
+            if mine is not None:
+                difference = mine - sum(gradients[k][name] for k in parts)
+                errors[name] = _largest([difference / max(scales[k] for k in parts)])
+        worst = max(errors, key=lambda name: errors[name])
+        return errors[worst], worst
+
+
+def _largest(tensors: Iterable[Tensor]) -> float:
+    """The largest absolute value; infinite where one is no number."""
+    sizes = (float(tensor.abs().max()) for tensor in tensors)
+    return max((math.inf if math.isnan(size) else size for size in sizes), default=0.0)

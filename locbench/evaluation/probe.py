@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from locbench.data import ImageData, Images
-from locbench.data.augmentation import Part
+from locbench.data.augmentation import Share
 from locbench.data.views import one_view, test_view
 from locbench.distributed.collectives import all_reduce, cut, gathered
 from locbench.distributed.group import rank, world_size
@@ -198,21 +198,21 @@ class LinearProbe:
         for k, (images, _) in enumerate(read(self.data.train, own)):
             part, sizes = shares[k]
             draw = generator(self.seed, "probe augmentation", epoch, k)
-            view = self.augment.views(images.to(self.device), draw, part=part)
+            view = self.augment.views(images.to(self.device), draw, share=part)
             features = pooled_features(self.network, view, self.blocks)
             targets = self.data.train.targets[batches[k]].to(self.device)
             yield [gathered(f, sizes) if sizes else f for f in features], targets
 
-    def _share(self, images: int) -> tuple[Part, tuple[int, ...]]:
+    def _share(self, images: int) -> tuple[Share, tuple[int, ...]]:
         """Which of a batch this process encodes, and how many each does.
 
         Of fewer images than processes each encodes all; then there are no sizes.
         """
         if images < world_size():
-            return Part(0, images, images), ()
+            return Share(0, images, images), ()
         bounds = cut(images, world_size())
         sizes = tuple(after - before for before, after in pairwise(bounds))
-        return Part(*bounds[rank() : rank() + 2], images), sizes
+        return Share(*bounds[rank() : rank() + 2], images), sizes
 
     def _train_epoch(self, epoch: int, cached: tuple[list[Tensor], Tensor] | None) -> None:
         for group in self.optimizer.param_groups:

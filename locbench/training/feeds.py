@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from locbench.data import ImageData, Split
-from locbench.data.augmentation import Part, SimCLRAugmentation, send
+from locbench.data.augmentation import Share, SimCLRAugmentation, send
 from locbench.data.crop import normalise
 from locbench.data.views import one_view
 from locbench.distributed.collectives import cut
@@ -72,14 +72,14 @@ class Feed(ABC):
         batch = self._batch(images, indices, step, part)
         return replace(batch, weight=len(indices) / part.whole, sizes=sizes)
 
-    def _share(self, step: int, number: int) -> tuple[Tensor, tuple[int, ...], Part]:
+    def _share(self, step: int, number: int) -> tuple[Tensor, tuple[int, ...], Share]:
         """Which images, how many each process has beside them, and their part of the step."""
         whole = self._indices(step)
         cuts = cut(len(whole), self.batches)
         bounds = [cuts[number] + at for at in cut(cuts[number + 1] - cuts[number], world_size())]
         start, stop = bounds[rank() : rank() + 2]
         sizes = tuple(after - before for before, after in pairwise(bounds))
-        return whole[start:stop], sizes, Part(start, stop, len(whole))
+        return whole[start:stop], sizes, Share(start, stop, len(whole))
 
     def ends_epoch(self, done: int) -> bool:
         """Whether an epoch is complete after `done` steps."""
@@ -106,7 +106,7 @@ class Feed(ABC):
         """Which images a step sees: int64, on the CPU."""
 
     @abstractmethod
-    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Part) -> Batch:
+    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
         """A batch from its images, uint8 on the device, which are a part of the step's."""
 
 
@@ -130,9 +130,9 @@ class ViewsFeed(Feed):
     def _indices(self, step: int) -> Tensor:
         return stream(self.seed, self.images, step * self.size, (step + 1) * self.size)
 
-    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Part) -> Batch:
+    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
         draw = generator(self.seed, "augmentation", step)
-        return Batch(self.augment.views(images, draw, part=part))
+        return Batch(self.augment.views(images, draw, share=part))
 
 
 class LabelsFeed(Feed):
@@ -177,7 +177,7 @@ class LabelsFeed(Feed):
         before = epoch * self.images
         return stream(self.seed, self.images, before + start, before + stop)
 
-    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Part) -> Batch:
+    def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
         pixels = self.augment.pixels(images, generator(self.seed, "augmentation", step), part)
         targets = self.targets[indices.to(self.device, non_blocking=True)]
         return Batch(normalise(pixels, self.recipe.augmentation), targets, pixels)

@@ -11,7 +11,7 @@ from fabricate import SETS, call, fill, image_folder, record
 
 from locbench.cli import actions as commands
 from locbench.cli import progress as console
-from locbench.cli.progress import describe, outcome, terminal, watching
+from locbench.cli.progress import terminal, watching
 from locbench.errors import UserError
 from locbench.paths import runs_dir
 from locbench.published.load import load_table
@@ -245,12 +245,13 @@ def test_a_record_is_printed_with_units_blocks_and_cost(store, capsys):
 
 def test_a_run_and_its_outcome_in_a_few_words():
     plan = make_plan(load_table("loco/table1"), Options(seeds=2))
-    words = [describe(spec) for spec in plan.runs()]
+    words = [spec.of.describe(spec) for spec in plan.runs()]
     assert "pretrain loco resnet50" in words and "pretrain loco resnet50, seed 1235" in words
     assert "probe (moco) gim shufflenet_v2_50" in words and "pixels, logistic regression" in words
     assert len(set(words)) == len(words)
-    assert outcome(record(by_kind(plan, "pretrain"))) == "loss 4.500"
-    assert outcome(record(by_kind(plan, "probe"))) == "top-1 41.2 %"
+    for kind, outcome in (("pretrain", "loss 4.500"), ("probe", "top-1 41.2 %")):
+        spec = by_kind(plan, kind)
+        assert spec.of.outcome(record(spec)) == outcome
 
 
 def test_without_a_terminal_there_is_a_line_a_run_and_one_for_data(capsys):

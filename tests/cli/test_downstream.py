@@ -18,7 +18,7 @@ from locbench.published.load import load_table
 from locbench.recipes.load import load_joint, load_recipe
 from locbench.runs.plan import Options, Planner, make_plan
 from locbench.runs.record import Record
-from locbench.runs.spec import plan_training
+from locbench.runs.spec import training_spec
 from locbench.runs.store import Store
 
 
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_the_words(tmp_path):
     with pytest.raises(UserError, match="unknown network 'resnet5'"):
         plan_of(tmp_path, data="coco", network="resnet5")
     with pytest.raises(UserError, match="recipe loco/coco is of a detector and trains no encoder"):
-        plan_training(load_recipe("loco/coco", "smoke"), "loco", "resnet50", 1, {})
+        training_spec(load_recipe("loco/coco", "smoke"), "loco", "resnet50", seed=1, data={})
     with pytest.raises(UserError, match=r"override detection\.lrr: unknown key"):
         plan_of(tmp_path, data="coco", overrides={"detection.lrr": 1})
     with pytest.raises(UserError, match=r"no encoder file nothing\.pth"):
@@ -197,7 +197,7 @@ def test_data_is_looked_for_before_anything_is_trained(tmp_path, monkeypatch, ca
         assert spec.kind == "detect"
         raise UserError("an image is missing")
 
-    monkeypatch.setattr("locbench.runs.context.Workshop.data", gone)
+    monkeypatch.setattr("locbench.runs.context.Context.data", gone)
     words = ["downstream", "coco", "--frozen", f"--runs={tmp_path}"]
     with pytest.raises(UserError, match="an image is missing"):
         cli.app(words, standalone_mode=False)

@@ -1,8 +1,7 @@
-"""What the conformance tests share: tiny networks, batches, data, and plain autograd."""
+"""What the conformance tests share: tiny networks, batches, data, and a plain forward."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,10 +21,16 @@ from locbench.training.engine import Engine
 from locbench.units import Batch, Unit
 
 TINY = Settings(width=0.125, blocks=1, stem="small")
+DEEP = Settings(width=0.125, blocks=3, stem="small")
 SIDE = 16
 CLASSES = 4
 SEED = 11
 FINGERPRINT = {"name": "fake", "version": 1, "checksum": "0" * 64}
+
+
+def size_for(settings: dict[str, Any]) -> Settings:
+    """Forms may share some of a stage's blocks, or select among many."""
+    return DEEP if settings else TINY
 
 
 def make_network(name: str, settings: Settings = TINY, side: int = SIDE) -> Network:
@@ -79,66 +84,16 @@ def engine_step(net: Network, units: list[Unit], batch: Batch):
     return Engine(net.blocks, units).step(batch)
 
 
-def plain_gradients(network: Network, unit: Unit, batch: Batch) -> dict[nn.Parameter, Tensor]:
-    """Gradients of a unit's loss by plain autograd, wherever it has one.
-
-    Blocks of the span that the unit must not update are constants, as the rule declares.
-    """
-    constant = [
-        p
-        for index in set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
-        for p in network.blocks[index].parameters()
-        if p.requires_grad
-    ]
-    for parameter in constant:
-        parameter.requires_grad_(False)
-    parameters = [*network.parameters(), *unit.objective.parameters(), *unit.ties]
-    wanted = list({id(p): p for p in parameters if p.requires_grad}.values())
-    gradients = torch.autograd.grad(plain_loss(network, unit, batch), wanted, allow_unused=True)
-    for parameter in constant:
-        parameter.requires_grad_(True)
-    return {p: g for p, g in zip(wanted, gradients, strict=True) if g is not None}
-
-
-def largest_by_block(network: Network, gradients: dict[nn.Parameter, Tensor]) -> list[float]:
-    """The largest entry of the gradients in each block; 0 where there is none."""
-    return [
-        max((float(gradients[p].abs().max()) for p in group if p in gradients), default=0.0)
-        for group in (block.parameters() for block in network.blocks)
-    ]
-
-
-def tied_blocks(network: Network, unit: Unit) -> list[int]:
-    """Indices of the blocks that hold parameters which the unit's loss reaches by its ties."""
-    ties = {id(p) for p in unit.ties}
-    blocks = enumerate(network.blocks)
-    return [k for k, block in blocks if any(id(p) in ties for p in block.parameters())]
-
-
-LEAST = {"depth": 2}  # of settings that are 0 where they are not asked for
-OF_SHARING = ("shared_blocks", "penalty")  # those that go with one of LoCo's ways of sharing
-
-
 def variations(rule: str) -> list[dict[str, Any]]:
-    """A rule's defaults, then each of its settings changed by itself: counts + 1, numbers x 2.
-
-    A count is at least what the rule takes: AugLocal's depth counts the classifier. Then the
-    forms of the contrastive rules.
-    """
-    found: list[dict[str, Any]] = [{}]
-    for parameter in inspect.signature(RULES.get(rule)).parameters.values():
-        default = parameter.default
-        if parameter.kind is not parameter.KEYWORD_ONLY or isinstance(default, str):
-            continue
-        if parameter.name in OF_SHARING:
-            continue
-        if isinstance(default, bool):
-            changed: bool | int | float = not default
-        else:
-            least = LEAST.get(parameter.name, 0)
-            changed = max(default + 1, least) if isinstance(default, int) else 2 * default
-        found.append({parameter.name: changed})
-    return found + [settings for name, settings in FORMS if name == rule and settings not in found]
+    """A rule's defaults, each of its numbers + 1 and switches turned by itself, and its forms."""
+    defaults = RULES.entry(rule).settings.items()
+    alone = [
+        {key: not default if isinstance(default, bool) else default + 1}
+        for key, default in defaults
+        if not isinstance(default, str)
+    ]
+    forms = [settings for name, settings in FORMS if name == rule]
+    return [{}, *alone, *(settings for settings in forms if settings not in alone)]
 
 
 def fake_split(images: int, seed: int) -> Split:

@@ -1,4 +1,7 @@
-"""Every conformance test runs over what is registered: a new rule or network needs no edit here."""
+"""Every conformance test runs over what is registered: a new rule or network needs no edit here.
+
+And over ConvNeXt, a network from outside, so that no test asks for what batch norm alone has.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,40 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from pairs import FAMILIES, PAIRS
+from forms import FORMS, form_name
+from pairs import FAMILIES, HOMES, PAIRS, home
+
+from locbench.plugins.entry import Entry
+from locbench.plugins.registry import NETWORKS
+
+OUTSIDE = Entry("convnext_outside", "convnext:convnext", "ConvNeXt: layer norm")
+NETWORK_NAMES = [*FAMILIES, OUTSIDE.name]
+CASES = [
+    *((rule, network, {}) for rule, network in PAIRS),
+    *((rule, OUTSIDE.name, {}) for rule, _ in HOMES),
+    *((rule, home(rule), settings) for rule, settings in FORMS),
+]
+# A run takes seconds: one rule on every family.
+RUNS = [*HOMES, *(("bp", network) for network in NETWORK_NAMES if ("bp", network) not in HOMES)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`rule` and `network`: the pairs of `pairs`, or every family where there is no rule."""
-    wanted = [name for name in ("rule", "network") if name in metafunc.fixturenames]
-    wanted = [n for n in wanted if n not in _parametrized(metafunc)]
-    if wanted == ["rule", "network"]:
-        metafunc.parametrize(wanted, PAIRS, ids=[f"{r}-{n}" for r, n in PAIRS], scope="module")
-    elif wanted == ["network"]:
-        metafunc.parametrize("network", FAMILIES, scope="module")
+    """`rule`, `network` and `settings`: CASES; `rule` and `network`: RUNS; `network`: families."""
+    marked = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    names = [name for name in ("rule", "network", "settings") if name in metafunc.fixturenames]
+    values = {1: NETWORK_NAMES, 2: RUNS, 3: CASES}.get(len(names))
+    if values and not any("network" in mark for mark in marked):
+        metafunc.parametrize(
+            names if len(names) > 1 else names[0], values, ids=form_name, scope="module"
+        )
 
 
-def _parametrized(metafunc: pytest.Metafunc) -> set[str]:
-    """What the test itself is parametrized by."""
-    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    return {name.strip() for m in marks for name in (m.split(",") if isinstance(m, str) else m)}
+@pytest.fixture(scope="module", autouse=True)
+def outside() -> Iterator[None]:
+    """The network from outside is one of the registered for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS.entries, OUTSIDE.name, OUTSIDE)
+        yield
 
 
 @pytest.fixture

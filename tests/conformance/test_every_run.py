@@ -9,47 +9,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance_kit import FINGERPRINT, SIDE, fake_data, small_recipe
+from conformance_kit import FINGERPRINT, SIDE, fake_data, small_recipe, variations
 
 from locbench.data import Split
 from locbench.evaluation.probe import LinearProbe
 from locbench.plugins.registry import RULES
 from locbench.recipes.schema import Training
 from locbench.runs import executor as execution
-from locbench.runs.context import Workshop
-from locbench.runs.executor import ENCODER, execute
+from locbench.runs.context import Context
+from locbench.runs.encoders import encoder_for
+from locbench.runs.executor import execute
+from locbench.runs.kinds.probe import probe_spec
 from locbench.runs.record import Record
-from locbench.runs.spec import RunSpec, plan_probe
-from locbench.runs.store import Store
+from locbench.runs.spec import RunSpec
+from locbench.runs.store import ENCODER, Store
 from locbench.training import loop
 from locbench.training.checkpoints import load_encoder
 from locbench.training.loop import Trainer
 
 CPU = torch.device("cpu")
-# One setting of each rule with another value than its own.
-SETTING = {
-    **{rule: {"temperature": 0.2} for rule in ("simclr", "gim", "loco")},
-    "bp": {"checkpoint": True},
-    "predsim": {"beta": 0.5},
-    "dgl": {"depth": 2},
-    "infopro": {"x_first": 1.0},
-    "auglocal": {"depth": 3},
-}
 
 
 def no_progress(done, total, figures):
     pass
-
-
-def same(one, other) -> bool:
-    """Equal, tensors bit for bit, whatever they are nested in."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def stop_at(step: int):
@@ -58,27 +40,6 @@ def stop_at(step: int):
             raise KeyboardInterrupt
 
     return progress
-
-
-def test_a_pretraining_that_was_stopped_ends_bit_identical(rule, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
-
-    def trainer():
-        return Trainer(small_recipe(rule), rule, network, 5, fake_data(), "cpu")
-
-    whole = trainer()
-    whole.fit(tmp_path / "whole.pt", no_progress)
-    stopped = trainer()
-    with pytest.raises(KeyboardInterrupt):
-        stopped.fit(tmp_path / "stopped.pt", stop_at(4))
-    going_on = trainer()
-    going_on.fit(tmp_path / "stopped.pt", no_progress)
-    assert whole.step == going_on.step == whole.total >= 6
-    ours, theirs = whole.state(), going_on.state()
-    for state in (ours, theirs):
-        assert state.pop("elapsed") > 0
-    assert same(ours, theirs)
-    assert not same(ours, trainer().state())
 
 
 class Spied(Split):
@@ -106,12 +67,12 @@ class Finished:
 
 
 def make_spec(rule: str, network: str, seed: int = 0, recipe=None, data=FINGERPRINT) -> RunSpec:
-    return plan_probe(recipe or small_recipe(rule), rule, network, seed, data)
+    return probe_spec(recipe or small_recipe(rule), rule, network, seed=seed, data=data)
 
 
-def workshop(root: Path, data, progress=no_progress) -> Workshop:
+def context_of(root: Path, data, progress=no_progress) -> Context:
     loaded = {} if data is None else {("shapes", SIDE, 0): data}
-    return Workshop(Store(root), device="cpu", progress=lambda spec: progress, _data=loaded)
+    return Context(Store(root), device="cpu", progress=lambda spec: progress, _data=loaded)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +80,10 @@ def finished(rule, network, tmp_path_factory) -> Finished:
     spec, root = make_spec(rule, network), tmp_path_factory.mktemp("runs")
     data = fake_data()
     data = dataclasses.replace(data, test=Spied(data.test.images, data.test.targets))
-    shop = workshop(root, data)
+    context = context_of(root, data)
     records, reads = [], []
     for run in spec.with_ancestors():
-        records.append(execute(run, shop))
+        records.append(execute(run, context))
         reads.append(data.test.was_read)
     return Finished(spec, root, records, reads)
 
@@ -140,9 +101,8 @@ def test_records_are_read_back_and_answer_for_their_runs(finished, rule, network
         assert again.to_json() == text == record.to_json()
         assert json.loads(text)["identity"] == record.identity
 
-    monkeypatch.setattr(execution, "trainer_for", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(execution, "probe_for", lambda *_: pytest.fail("probed again"))
-    answers = [execute(run, workshop(finished.root, None)) for run in spec.with_ancestors()]
+    monkeypatch.setattr(execution, "_run", lambda *_: pytest.fail("carried out again"))
+    answers = [execute(run, context_of(finished.root, None)) for run in spec.with_ancestors()]
     assert [r.to_json() for r in answers] == [r.to_json() for r in finished.records]
     assert finished.encoder == encoder
 
@@ -164,7 +124,7 @@ def test_what_a_record_says_of_its_units_and_blocks(finished, rule, network):
 
 def test_pretraining_changed_the_encoder_and_the_probe_did_not(finished, rule, network):
     """What a probe reads is the file, and a probe of it again gives the accuracy again."""
-    network_read = execution.encoder_for(finished.spec, workshop(finished.root, fake_data()), CPU)
+    network_read = encoder_for(finished.spec, context_of(finished.root, fake_data()), CPU)
     state = network_read.encoder_state_dict()
     written = load_encoder(finished.root / finished.records[0].id / ENCODER)
     whole = network_read.state_dict() if RULES.entry(rule).learns == "label" else state
@@ -183,9 +143,9 @@ def test_a_run_that_was_stopped_and_started_again_leaves_the_same(
     monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
     spec = finished.spec.parent
     with pytest.raises(KeyboardInterrupt):
-        execute(spec, workshop(tmp_path, fake_data(), stop_at(5)))
+        execute(spec, context_of(tmp_path, fake_data(), stop_at(5)))
     assert Store(tmp_path).load(spec.id).status == "running"
-    again = execute(spec, workshop(tmp_path, fake_data()))
+    again = execute(spec, context_of(tmp_path, fake_data()))
     assert again.metrics == finished.records[0].metrics
     assert again.curves == finished.records[0].curves
     assert (tmp_path / spec.id / ENCODER).read_bytes() == finished.encoder
@@ -217,7 +177,7 @@ def test_ids_depend_on_what_decides_the_result_and_on_nothing_else(rule, network
     others = [
         ident(seed=1),
         ident(data={**FINGERPRINT, "checksum": "1" * 64}),
-        ident(recipe=small_recipe(rule, SETTING[rule])),
+        *(ident(recipe=small_recipe(rule, settings)) for settings in variations(rule)[1:]),
         ident(recipe=small_recipe(rule, training=Training(batch=6, precision="fp32"))),
     ]
     for other in others:
@@ -228,13 +188,14 @@ def test_ids_are_the_same_in_another_process():
     code = """
 from locbench.recipes.load import load_recipe
 from locbench.plugins.registry import NETWORKS, RULES
-from locbench.runs.spec import plan_probe
+from locbench.runs.kinds.probe import probe_spec
 names = {"views": "loco/imagenet", "label": "auglocal/cifar10"}
 recipes = {learns: load_recipe(name, "smoke") for learns, name in names.items()}
 fingerprint = {"name": "fake", "version": 1, "checksum": "0"}
 for rule in RULES:
     for network in NETWORKS.names():
-        print(plan_probe(recipes[rule.learns], rule.name, network, 0, fingerprint).id)
+        recipe = recipes[rule.learns]
+        print(probe_spec(recipe, rule.name, network, seed=0, data=fingerprint).id)
 """
     outputs = set()
     for seed in ("1", "2"):

@@ -1,10 +1,12 @@
 """The audit must hold for what is right, and must not for what leaks or is dead."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import locbench.evaluation.audit as auditing
@@ -85,6 +87,102 @@ def part_of_a_stage(network):
     ]
 
 
+def wrapped(change):
+    """GIM whose objectives see changed features: a new `change` for each."""
+
+    def rule(network):
+        units = gim(network)
+        return [replace(unit, objective=Wrapped(unit.objective, change())) for unit in units]
+
+    return rule
+
+
+def mixed(features):
+    """Mixup, whose ratio numpy draws."""
+    ratio = float(np.random.beta(1, 1))
+    return ratio * features + (1 - ratio) * features.flip(0)
+
+
+def dropping(network):
+    """Units that overlap and are recomputed; dropout after every block."""
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, args, features: F.dropout(features))
+    return [replace(unit, recompute=True) for unit in loco(network)]
+
+
+class Averaged(nn.Module):
+    """Features around their moving average, a buffer that every step moves first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, features):
+        self.mean += 0.5 * (features.detach().mean() - self.mean)
+        return (features - self.mean).square()
+
+
+class Counting(nn.Module):
+    """Features times the number of steps, which is kept as an attribute alone."""
+
+    steps = 0
+
+    def forward(self, features):
+        self.steps += 1
+        return (features * self.steps).square()
+
+
+class Followed(nn.Module):
+    """Features through statistics as at test time, which every step moves first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LazyBatchNorm2d(affine=False)
+
+    def forward(self, features):
+        self.norm.train()(features.detach())
+        return self.norm.eval()(features).square()
+
+
+def idle(network):
+    """Its first unit trains nothing of the network."""
+    first, *others = gim(network)
+    return [replace(first, updates=frozenset()), *others]
+
+
+def parameterless(network):
+    """A network whose first block, a unit with the second, has nothing to be trained."""
+    network.blocks[0].requires_grad_(False)
+    return gim(network)
+
+
+class Weighted(nn.Module):
+    def __init__(self, inner: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.inner, self.weight = inner, weight
+
+    def forward(self, features, batch):
+        loss, log = self.inner(features, batch)
+        return self.weight * loss, log
+
+
+def faint(network):
+    """Its third loss is tiny beside the others."""
+    first, second, third, last = gim(network)
+    third = replace(third, objective=Weighted(third.objective, 1e-12))
+    return [first, second, third, last]
+
+
+class NoNumber(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
 @pytest.fixture
 def audit_of(monkeypatch):
     def run(rule, **options):
@@ -106,6 +204,15 @@ def test_it_holds_for_loco_and_says_what_reaches_what():
     json.dumps(asdict(result), allow_nan=False)
 
 
+def test_ties_are_told_from_what_is_updated():
+    settings = {"sharing": "penalty", "penalty": 1e-3}
+    result = audit("loco", "resnet50", TINY, settings, images=3, resolution=16)
+    assert result.holds
+    tied = [unit.tied for unit in result.units]
+    assert tied == [(False, True, False, False), (False, False, True, False), (False,) * 4]
+    assert all(unit.gradients[k + 1] > 0 for k, unit in enumerate(result.units[:2]))
+
+
 def test_settings_reach_the_rule():
     options = {"rule_settings": {"decoder_blocks": 2}, "images": 3, "resolution": 16}
     result = audit("gim", "shufflenet_v2_50", TINY, **options)
@@ -117,14 +224,15 @@ def test_a_loss_that_reaches_the_stage_above_is_found(audit_of):
     assert not result.holds
     leak, *others = result.units
     assert not leak.holds
-    assert leak.faults == (2,)
+    assert list(leak.leaks) == [2] and not leak.gaps
+    assert leak.leaks[2].startswith("layer2.0.")
     assert leak.gradients[1] > 0 and not leak.allowed[1]
     assert all(unit.holds for unit in others)
 
 
 def test_a_leak_past_the_objectives_own_parameters_is_found(audit_of):
     result = audit_of(borrow_unseen)
-    assert result.units[0].faults == (2,)
+    assert list(result.units[0].leaks) == [2]
     assert not result.holds
 
 
@@ -133,9 +241,9 @@ def test_a_unit_without_a_gradient_is_found(audit_of, rule):
     result = audit_of(rule)
     assert not result.holds
     assert result.units[0].gradients == (0, 0, 0, 0)
-    assert result.units[0].faults == (0, 1)
+    assert list(result.units[0].gaps) == [0, 1]
     assert all(unit.holds for unit in result.units[1:])
-    assert result.engine_error == float("inf")
+    assert result.engine_error == float("inf") and not result.worst
 
 
 def test_a_stage_of_a_unit_without_a_gradient_is_found(audit_of):
@@ -143,7 +251,7 @@ def test_a_stage_of_a_unit_without_a_gradient_is_found(audit_of):
     assert not result.holds
     first = result.units[0]
     assert first.gradients[0] == 0 and first.gradients[1] > 0
-    assert first.faults == (0, 1)
+    assert first.gaps == {0: "conv1.weight", 1: "layer1.0.conv1.weight"} and not first.leaks
 
 
 def test_blocks_that_a_unit_must_not_update_are_told_from_the_others_of_a_stage(audit_of):
@@ -152,6 +260,43 @@ def test_blocks_that_a_unit_must_not_update_are_told_from_the_others_of_a_stage(
     assert all(
         unit.allowed == tuple(unit.gradients[k] > 0 for k in range(4)) for unit in result.units
     )
+
+
+CHANGES = {
+    "dropout": lambda: F.dropout,
+    "numbers of numpy": lambda: mixed,
+    "a buffer": Averaged,
+    "an attribute": Counting,
+    "statistics": Followed,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_an_objective_draws_and_keeps_is_the_same_on_both_sides(audit_of, change):
+    result = audit_of(wrapped(CHANGES[change]))
+    assert result.holds
+    assert result.engine_error < 1e-12
+
+
+def test_what_blocks_draw_is_the_same_on_both_sides(audit_of):
+    result = audit_of(dropping)
+    assert result.holds
+    assert result.engine_error < 1e-12
+
+
+def test_a_unit_that_trains_no_block_does_not_hold(audit_of):
+    first, *others = audit_of(idle).units
+    assert not first.holds and all(unit.holds for unit in others)
+
+
+def test_a_block_without_parameters_needs_no_gradient(audit_of):
+    assert audit_of(parameterless).holds
+
+
+def test_a_gradient_that_is_no_number_does_not_hold(audit_of):
+    result = audit_of(wrapped(lambda: NoNumber.apply))
+    assert not result.holds
+    assert result.engine_error == float("inf") and result.worst
 
 
 class Undetached(Engine):
@@ -173,6 +318,14 @@ class OneUnitLost(Engine):
         Engine(self.blocks, self.units[1:]).step(batch)
 
 
+class Scaled(Engine):
+    """An engine that gets one parameter's gradient wrong."""
+
+    def step(self, batch):
+        super().step(batch)
+        self.blocks[3].module.conv2.weight.grad *= 1.001
+
+
 class Doubled(Engine):
     """An engine that counts a loss twice."""
 
@@ -188,6 +341,13 @@ def test_a_wrong_engine_is_found(engine, monkeypatch):
     assert all(unit.holds for unit in result.units)
     assert result.engine_error > 1e-3
     assert not result.holds
+
+
+@pytest.mark.parametrize("rule", [loco, faint])
+def test_the_parameter_that_the_engine_gets_wrong_is_named(rule, audit_of, monkeypatch):
+    monkeypatch.setattr(auditing, "Engine", Scaled)
+    result = audit_of(rule)
+    assert result.worst == "layer3.0.conv2.weight" and not result.holds
 
 
 def test_it_leaves_the_default_dtype_as_it_was(audit_of):

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from forms import FORMS
+from pairs import home
 from tiny import tiny_trainer
 from torch import nn
 
@@ -22,7 +23,7 @@ DEEP = Network(width=0.125, blocks=3, stem="small")
 
 
 def engine_of(rule: str, settings: dict | None = None) -> Engine:
-    network = make_network("resnet50", DEEP, 4, 16)
+    network = make_network(home(rule), DEEP, 4, 16)
     return Engine(network.blocks, build_units(rule, network, settings or {}))
 
 

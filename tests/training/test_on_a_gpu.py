@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from forms import FORMS
 from launched import two_processes
-from pairs import PAIRS
+from pairs import PAIRS, home
 from shared_steps import CASES, STEPS, Case, doubled, know_barlow, three_steps
 from shared_steps import trainer_of as started
 from tiny import NETWORK, SIDE, same, tiny_data, tiny_recipe, weights
@@ -95,7 +95,7 @@ def test_captured_steps_are_those_taken_one_by_one(rule, network):
 
 @pytest.mark.parametrize(("rule", "settings"), FORMS)
 def test_every_form_is_captured(rule, settings):
-    assert shapes_captured(compare_with_plain(rule, "resnet50", settings, DEEP)) == 1
+    assert shapes_captured(compare_with_plain(rule, home(rule), settings, DEEP)) == 1
 
 
 @pytest.mark.parametrize(("rule", "network"), [("loco", "resnet50"), ("auglocal", "resnet32")])

@@ -1,21 +1,22 @@
-"""Where a detection data set is, what is in it, and whether all of it is there.
+"""Detection data sets in COCO's format: where one is, what is in it, whether it is whole.
 
 Needs neither torch nor mmdet: it tells which data a run uses.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from locbench.data import Progress
-from locbench.data.kept import Kept
+from locbench.data.digests import checksum_of, folder_digests, remembered
+from locbench.data.files import Files, folder_files, stamp
 from locbench.data.listing import existing_root
-from locbench.data.sources import own_name
+from locbench.data.locate import own_name
 from locbench.errors import UserError
 from locbench.evaluation.downstream import categories, shapes
 from locbench.paths import write_atomic
@@ -34,7 +35,7 @@ MIN_SIDE = {"coco": 32, "cityscapes": 32, "shapes": 0}
 
 
 @dataclass(frozen=True)
-class Part:
+class DetectionSplit:
     """One split: a folder of images, and an annotation file in COCO's format.
 
     usable: the ids of the images that mmdet trains on (`_usable`).
@@ -66,8 +67,8 @@ class DetectionSet:
     checksum: str
     form: str  # whose categories it must have: coco, cityscapes, or shapes
     classes: tuple[str, ...]
-    train: Part
-    test: Part
+    train: DetectionSplit
+    test: DetectionSplit
 
 
 # Folder of the images and annotation file, of training and of evaluation.
@@ -104,78 +105,118 @@ class Published:
         """The official layout in words."""
         return "expected " + ", ".join(f"{images}/ and {file}" for images, file in self.layouts[0])
 
-    def fingerprint(self, root: Path | None, resolution: int) -> dict[str, Any]:
+    def fingerprint(
+        self, root: Path | None, resolution: int, *, progress: Progress | None = None
+    ) -> dict[str, Any]:
         """name, version, checksum, classes, train and test (numbers of images).
 
-        The checksum is over the two annotation files; of images only names are compared with them
-        (`load`). The first look reads the files, later ones take milliseconds.
+        The checksum is of the bytes of both annotation files and of every picture that they name.
+        The first look reads them all; later ones read what changed, at the cost of a `stat` for
+        each file. UserError where one is missing.
         """
         folder, layout = self.find(root)
+        files, counts = _files_of(folder, layout, label=self.name)
+        digests = folder_digests(files, label=self.name, notes=counts, progress=progress)
+        parts = ["annotations"] * 2 + ["train"] * counts["train"] + ["test"] * counts["test"]
+        checksum = checksum_of((part, 0, one) for part, one in zip(parts, digests, strict=True))
         official = layout == self.layouts[0]
-        files = tuple(folder / annotations for _, annotations in layout)
-        kept = Kept(files)
-        found = kept.known() or _summary(kept, files)
-        counts = {key: found[key] for key in ("checksum", "classes", "train", "test")}
         name = self.name if official else own_name(folder, DETECTION_SETS)
-        return {"name": name, "version": DETECTION_SETS.entry(self.name).version, **counts}
+        version = DETECTION_SETS.entry(self.name).version
+        return {"name": name, "version": version, "checksum": checksum, **counts}
 
     def load(
         self, root: Path | None, resolution: int, progress: Progress | None = None
     ) -> DetectionSet:
-        """The data set, after a look whether every annotated image is there."""
+        """The data set; UserError where files are missing or do not fit together."""
         folder, layout = self.find(root)
-        known = self.fingerprint(root, resolution)
-        parts, found = [], []
+        identity = self.fingerprint(root, resolution, progress=progress)
+        splits, categories = [], []
         for images, file in layout:
             content = _read(folder / file)
-            _check_images(content, folder / images, folder / file)
-            parts.append(_part(folder / images, folder / file, content, self.name))
-            found.append(content["categories"])
-        if not parts[0].used:
+            splits.append(_split(folder / images, folder / file, content, self.name))
+            categories.append(content["categories"])
+        if not splits[0].used:
             raise UserError(
-                f"{parts[0].annotations} has no image to train on: none has objects and sides of "
+                f"{splits[0].annotations} has no image to train on: none has objects and sides of "
                 f"at least {MIN_SIDE[self.name]} pixels"
             )
-        classes = self._classes(parts, found)
         return DetectionSet(
-            known["name"], known["version"], known["checksum"], self.name, classes, *parts
+            name=identity["name"],
+            version=identity["version"],
+            checksum=identity["checksum"],
+            form=self.name,
+            classes=self._classes(splits, categories),
+            train=splits[0],
+            test=splits[1],
         )
 
-    def _classes(self, parts: list[Part], found: list[list[dict[str, Any]]]) -> tuple[str, ...]:
+    def _classes(
+        self, splits: list[DetectionSplit], categories: list[list[dict[str, Any]]]
+    ) -> tuple[str, ...]:
         """Names in the files' order; UserError if the files differ, or are not of this data."""
-        names = [tuple(category["name"] for category in held) for held in found]
-        paths = f"{parts[0].annotations} and {parts[1].annotations}"
+        names = [tuple(category["name"] for category in listed) for listed in categories]
+        paths = f"{splits[0].annotations} and {splits[1].annotations}"
         if names[0] != names[1]:
             raise UserError(f"{paths} have different categories: {difference(*names)}")
-        for one, other in zip(*found, strict=True):
+        for one, other in zip(*categories, strict=True):
             if one["id"] != other["id"]:
                 ids = f"'{one['name']}' is {one['id']} and {other['id']}"
                 raise UserError(f"{paths} number their categories differently: {ids}")
         if sorted(names[0]) != sorted(self.categories):
             raise UserError(
-                f"{parts[0].annotations} has other categories than {self.name}: "
+                f"{splits[0].annotations} has other categories than {self.name}: "
                 f"{difference(names[0], self.categories)}"
             )
         return names[0]
 
 
-def _summary(kept: Kept, files: tuple[Path, ...]) -> dict[str, Any]:
-    stamps, digest, counts, classes = kept.stamps(), hashlib.sha256(), [], []
-    for path in files:
-        content = _read(path, digest)
-        counts.append(len(content["images"]))
-        classes.append(len(content["categories"]))
-    summary = {"checksum": digest.hexdigest(), "classes": classes[0]}
-    summary |= {"train": counts[0], "test": counts[1]}
-    kept.keep(stamps, summary)
-    return summary
+def _files_of(folder: Path, layout: Layout, *, label: str) -> tuple[Files, dict[str, int]]:
+    """Both annotation files, then the pictures that they name; numbers of classes and pictures.
+
+    Annotation files are only read where they changed since the set was last looked at.
+    """
+    names = [file for _, file in layout]
+    annotations = folder_files(folder, names)
+    table = remembered(annotations.container, label=label)
+    remains = table is not None and table.files.names[:2] == names
+    if remains and table.files.numbers[:6] == annotations.numbers:
+        names, counts = table.files.names, table.notes
+    else:
+        contents = [_read(folder / file) for _, file in layout]
+        counts = {"classes": len(contents[0]["categories"])}
+        for split, (images, _), content in zip(("train", "test"), layout, contents, strict=True):
+            counts[split] = len(content["images"])
+            names += [f"{images}/{entry['file_name']}" for entry in content["images"]]
+    numbers, start = annotations.numbers, 2
+    for split, (images, file) in zip(("train", "test"), layout, strict=True):
+        pictures = names[start : start + counts[split]]
+        numbers += _stamps(folder, pictures, images=folder / images, annotations=folder / file)
+        start += counts[split]
+    return Files(annotations.container, names, numbers), counts
 
 
-def _read(path: Path, digest: Any = None) -> dict[str, Any]:
+def _stamps(folder: Path, names: list[str], *, images: Path, annotations: Path) -> array[int]:
+    """The stamps of pictures; UserError where some that the annotations name are missing."""
+    if not images.is_dir():
+        raise UserError(f"{images} is missing: {annotations} names {len(names):,} images in it")
+    numbers, missing = array("q"), []
+    for name in names:
+        try:
+            numbers.extend(stamp((folder / name).stat()))
+        except (OSError, ValueError):  # ValueError: no file can have such a name
+            missing.append(name)
+    if missing:
+        raise UserError(
+            f"{folder / missing[0]} is missing, and {len(missing):,} of the {len(names):,} "
+            f"images in {annotations}: copy or download them again"
+        )
+    return numbers
+
+
+def _read(path: Path) -> dict[str, Any]:
     """An annotation file; UserError where it is not one."""
     try:
-        raw = path.read_bytes()
-        content = json.loads(raw)
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}): copy or download it again"
@@ -185,8 +226,6 @@ def _read(path: Path, digest: Any = None) -> dict[str, Any]:
     if not content["images"] or not content["annotations"]:
         raise UserError(f"{path} has no images or no annotations")
     _check_entries(path, content)
-    if digest is not None:
-        digest.update(hashlib.sha256(raw).digest())
     return content
 
 
@@ -201,6 +240,8 @@ def _check_entries(path: Path, content: dict[str, Any]) -> None:
                 )
     images = {image["id"] for image in content["images"]}
     for number, image in enumerate(content["images"]):
+        if not isinstance(image["file_name"], str):
+            raise UserError(f"{path}: images[{number}]: file_name must be text")
         if not all(_is_number(image[key]) and image[key] > 0 for key in ("width", "height")):
             raise UserError(f"{path}: images[{number}]: width and height must be above 0")
     for number, entry in enumerate(content["annotations"]):
@@ -224,8 +265,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _part(images: Path, annotations: Path, content: dict[str, Any], form: str) -> Part:
-    return Part(images, annotations, len(content["images"]), _usable(content, form))
+def _split(images: Path, annotations: Path, content: dict[str, Any], form: str) -> DetectionSplit:
+    return DetectionSplit(images, annotations, len(content["images"]), _usable(content, form))
 
 
 def _usable(content: dict[str, Any], form: str) -> frozenset[int]:
@@ -251,20 +292,6 @@ def difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     if more:
         return f"'{more[0]}' is one too many"
     return "their order differs" if len(found) == len(wanted) else "one is there twice"
-
-
-def _check_images(content: dict[str, Any], folder: Path, annotations: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is missing: {annotations} names {len(content['images']):,} images in it"
-        )
-    held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    gone = [entry["file_name"] for entry in content["images"] if entry["file_name"] not in held]
-    if gone:
-        raise UserError(
-            f"{folder / gone[0]} is missing, and {len(gone):,} of the {len(content['images']):,} "
-            f"images in {annotations}: copy or download them again"
-        )
 
 
 def _coco_missing(folder: Path) -> str:
@@ -311,7 +338,9 @@ CITYSCAPES = Published(
 class _Shapes:
     """The built-in set, with what `Published` offers."""
 
-    def fingerprint(self, root: Path | None, resolution: int) -> dict[str, Any]:
+    def fingerprint(
+        self, root: Path | None, resolution: int, *, progress: Progress | None = None
+    ) -> dict[str, Any]:
         """As `Published.fingerprint`; of the version, the settings and the resolution."""
         return shapes.fingerprint(resolution)
 
@@ -319,41 +348,48 @@ class _Shapes:
         self, root: Path | None, resolution: int, progress: Progress | None = None
     ) -> DetectionSet:
         """The data set, drawn into the cache on first use."""
-        folder, known = shapes.folder(resolution, progress), shapes.fingerprint(resolution)
-        parts = []
-        for split in shapes.SPLITS:
-            file = folder / "annotations" / f"instances_{split}.json"
-            parts.append(_part(folder / split, file, _read(file), "shapes"))
-        identity = ("shapes", known["version"], known["checksum"], "shapes")
-        return DetectionSet(*identity, shapes.CATEGORIES, *parts)
+        folder, identity = shapes.folder(resolution, progress), shapes.fingerprint(resolution)
+        splits = {}
+        for name in shapes.SPLITS:
+            file = folder / "annotations" / f"instances_{name}.json"
+            splits[name] = _split(folder / name, file, _read(file), "shapes")
+        return DetectionSet(
+            name="shapes",
+            version=identity["version"],
+            checksum=identity["checksum"],
+            form="shapes",
+            classes=shapes.CATEGORIES,
+            train=splits[shapes.SPLITS[0]],
+            test=splits[shapes.SPLITS[1]],
+        )
 
 
 SHAPES = _Shapes()
 
 
-def only(part: Part, ids: list[int], path: Path) -> Part:
+def only(split: DetectionSplit, ids: list[int], path: Path) -> DetectionSplit:
     """The split with these images alone; their annotations are written to `path`."""
-    content, wanted = _read(part.annotations), set(ids)
+    content, wanted = _read(split.annotations), set(ids)
     content["images"] = [entry for entry in content["images"] if entry["id"] in wanted]
     objects = content["annotations"]
     content["annotations"] = [entry for entry in objects if entry["image_id"] in wanted]
     write_atomic(path, json.dumps(content))
-    return Part(part.images, path, len(ids), part.usable & wanted)
+    return DetectionSplit(split.images, path, len(ids), split.usable & wanted)
 
 
-def training_images(part: Part, count: int, split: int) -> list[int]:
-    """The ids of `count` images drawn at random, in order; `split` says which drawing.
+def training_images(split: DetectionSplit, count: int, drawing: int) -> list[int]:
+    """The ids of `count` images drawn at random, in order; `drawing` says which time.
 
     Of all images of the annotation file, in the order of their ids. UserError for more than it has.
     """
     import numpy as np
 
-    ids = sorted(entry["id"] for entry in _read(part.annotations)["images"])
+    ids = sorted(entry["id"] for entry in _read(split.annotations)["images"])
     if count > len(ids):
         raise UserError(
-            f"detection.train_images = {count}: {part.annotations} has {len(ids):,} images"
+            f"detection.train_images = {count}: {split.annotations} has {len(ids):,} images"
         )
     # numpy's own streams do not change between versions, and neither may the drawing.
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([count, split])))
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([count, drawing])))
     chosen = np.argsort(rng.random(len(ids)), kind="stable")[:count]
     return sorted(ids[index] for index in chosen)

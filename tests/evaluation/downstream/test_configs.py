@@ -8,7 +8,7 @@ from meta import meta_device
 
 from locbench.errors import UserError
 from locbench.evaluation.downstream.detect import Machine, make_config
-from locbench.evaluation.downstream.sets import DetectionSet, Part
+from locbench.evaluation.downstream.sets import DetectionSet, DetectionSplit
 from locbench.networks import make_network
 from locbench.recipes.load import load_joint
 
@@ -16,7 +16,7 @@ GPUS = Machine("cuda", processes=8)
 
 
 def data(images: int) -> DetectionSet:
-    part = Part(Path("images"), Path("file.json"), images, frozenset(range(images)))
+    part = DetectionSplit(Path("images"), Path("file.json"), images, frozenset(range(images)))
     return DetectionSet("coco", 1, "", "coco", ("a", "b"), part, part)
 
 

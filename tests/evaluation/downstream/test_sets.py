@@ -1,5 +1,6 @@
-"""What can be wrong with the files of a detection data set: one line, with the path."""
+"""Detection data sets: what identifies them, and what can be wrong with their files."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -10,10 +11,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO as COCOFile
 
+from locbench.data.files import Files
 from locbench.errors import UserError
-from locbench.evaluation.downstream import categories, operators
+from locbench.evaluation.downstream import categories, operators, sets
 from locbench.evaluation.downstream.cityscapes import convert
-from locbench.evaluation.downstream.sets import CITYSCAPES, COCO, KEYS, SHAPES, difference, only
+from locbench.evaluation.downstream.sets import CITYSCAPES, COCO, only
 
 FORMS = {"coco": (COCO, "CocoDataset"), "cityscapes": (CITYSCAPES, "CityscapesDataset")}
 
@@ -34,6 +36,10 @@ def write(folder: Path, layout, names=categories.COCO, count=3) -> Path:
     return folder
 
 
+def checksum(root: Path) -> str:
+    return COCO.fingerprint(root, 0)["checksum"]
+
+
 def test_official_layout_and_images_in_its_place(tmp_path):
     write(tmp_path / "coco", COCO.layouts[0])
     found = COCO.fingerprint(tmp_path, 0)
@@ -47,11 +53,43 @@ def test_official_layout_and_images_in_its_place(tmp_path):
     assert COCO.fingerprint(tmp_path / "inner", 0)["name"] == "coco-images"
 
 
-def test_checksum_is_of_the_annotations(tmp_path):
+def test_checksum_is_of_annotations_and_pictures(tmp_path):
+    """Records are found by it: it may never change."""
+    folder, lines = write(tmp_path / "coco", COCO.layouts[0]), []
+    for _, file in COCO.layouts[0]:
+        lines.append(("annotations", folder / file))
+    for split, (images, _) in zip(("train", "test"), COCO.layouts[0], strict=True):
+        lines += [(split, folder / images / f"{k}.png") for k in range(3)]
+    text = "".join(f"{p} 0 {hashlib.sha256(f.read_bytes()).hexdigest()}\n" for p, f in lines)
+    assert checksum(tmp_path) == hashlib.sha256(text.encode()).hexdigest()
+    assert COCO.load(tmp_path, 0).checksum == checksum(tmp_path)
+
+
+@pytest.mark.parametrize("layout", COCO.layouts)
+def test_other_pictures_or_annotations_are_other_data(tmp_path, layout):
+    folder = write(tmp_path / "coco", layout)
+    (_, _), (images, file) = layout
+    seen = [checksum(tmp_path)]
+    Image.new("RGB", (40, 36), (9, 9, 9)).save(folder / images / "1.png")
+    seen.append(checksum(tmp_path))
+    change(folder / file, lambda content: content["annotations"][0].update(area=80))
+    seen.append(checksum(tmp_path))
+    assert len(set(seen)) == 3
+    Image.new("RGB", (40, 36)).save(folder / images / "unnamed.png")  # in no annotation file
+    assert checksum(tmp_path) == seen[-1]
+
+
+def test_the_second_look_reads_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("locbench.data.digests.SETTLED_S", 0.0)
     folder = write(tmp_path / "coco", COCO.layouts[0])
-    before = COCO.fingerprint(tmp_path, 0)["checksum"]
-    write(folder, COCO.layouts[0][:1], count=4)
-    assert COCO.fingerprint(tmp_path, 0)["checksum"] != before
+    first = COCO.fingerprint(tmp_path, 0)
+    names = []
+    read = Files.read
+    monkeypatch.setattr(Files, "read", lambda files, k: names.append(k) or read(files, k))
+    monkeypatch.setattr(sets, "_read", lambda path: pytest.fail(f"{path} is read"))
+    assert COCO.fingerprint(tmp_path, 0) == first and not names
+    (folder / "val2017/2.png").write_bytes(b"other")
+    assert COCO.fingerprint(tmp_path, 0) != first and names == [7]
 
 
 def change(path: Path, edit) -> None:
@@ -103,9 +141,10 @@ def test_images_of_an_epoch_are_those_that_mmdet_trains_on(tmp_path, form):
 
 
 def test_small_shapes_are_trained_on():
-    data = SHAPES.load(None, 24)
-    seen = {o["image_id"] for o in json.loads(data.train.annotations.read_text())["annotations"]}
-    assert data.train.usable == seen and 900 < data.train.used <= len(data.train)
+    image = {"id": 7, "width": 24, "height": 24}
+    content = {"images": [image], "categories": [{"id": 1}]}
+    content["annotations"] = [{"image_id": 7, "category_id": 1, "iscrowd": 0}]
+    assert sets._usable(content, "shapes") == {7} and sets._usable(content, "coco") == set()
 
 
 def test_classes_are_in_the_order_of_mmdets_labels(tmp_path):
@@ -119,10 +158,6 @@ def test_classes_are_in_the_order_of_mmdets_labels(tmp_path):
     )  # fmt: skip
     label = theirs.get_data_info(0)["instances"][0]["bbox_label"]
     assert data.classes[label] == "person"  # category 1, and the last in the file
-
-
-def test_a_name_that_is_there_twice():
-    assert difference(("cat", "cat"), ("cat",)) == "one is there twice"
 
 
 def missing_annotations(folder: Path) -> str:
@@ -208,16 +243,22 @@ def no_segmentation(folder: Path) -> str:
     return rf"{path}: annotations\[0\]: segmentation must be polygons or a run-length code"
 
 
-def no_box(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["annotations"][0].update(bbox=None))
-    return rf"{path}: annotations\[0\]: bbox must be four numbers"
-
-
 def no_such_image(folder: Path) -> str:
     path = folder / "annotations/instances_val2017.json"
     change(path, lambda content: content["annotations"][0].update(image_id=77))
     return rf"{path}: annotations\[0\]: image_id 77 is of no image"
+
+
+def no_name(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["images"][1].update(file_name=1))
+    return rf"{path}: images\[1\]: file_name must be text"
+
+
+def impossible_name(folder: Path) -> str:
+    path = folder / "annotations/instances_val2017.json"
+    change(path, lambda content: content["images"][1].update(file_name="a\0b"))
+    return r"is missing, and 1 of the 3 images in"
 
 
 def no_size(folder: Path) -> str:
@@ -228,9 +269,9 @@ def no_size(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "spoil",
-    [no_segmentation, no_box, no_such_image, no_size, missing_annotations, missing_everything,
-     missing_annotations_of_a_slice, no_json, no_coco, too_small, missing_image,
-     missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
+    [no_segmentation, no_such_image, no_name, impossible_name, no_size, missing_annotations,
+     missing_everything, missing_annotations_of_a_slice, no_json, no_coco, too_small,
+     missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
     words = spoil(write(tmp_path / "coco", COCO.layouts[0]))
@@ -239,12 +280,14 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "key"), [(n, key) for n, keys in KEYS.items() for key in keys])
-def test_an_entry_that_lacks_a_key_is_named(tmp_path, name, key):
+@pytest.mark.parametrize(
+    ("name", "number", "key"),
+    [("images", 2, "file_name"), ("annotations", 0, "bbox"), ("categories", 79, "name")],
+)
+def test_an_entry_that_lacks_a_key_is_named(tmp_path, name, number, key):
     path = write(tmp_path / "coco", COCO.layouts[0]) / "annotations/instances_train2017.json"
     change(path, lambda content: content[name][-1].pop(key))
-    last = {"images": 2, "annotations": 0, "categories": 79}[name]
-    words = rf"^{path} is not in COCO's format: {name}\[{last}\] has no '{key}'$"
+    words = rf"^{path} is not in COCO's format: {name}\[{number}\] has no '{key}'$"
     with pytest.raises(UserError, match=words):
         COCO.load(tmp_path, 0)
 

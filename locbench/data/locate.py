@@ -1,4 +1,4 @@
-"""Where the files of a data set are, and what they are: an image folder, or what torchvision reads.
+"""Finds the files of a data set: an image folder, or the files that torchvision reads.
 
 Standard library only: it tells which data a run uses, and commands that plan runs import no torch.
 """
@@ -8,34 +8,45 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from locbench.data.kept import Kept
+from locbench.data.digests import checksum_of, folder_digests
+from locbench.data.files import folder_files
 from locbench.data.listing import (
     LAYOUT,
-    Index,
+    Listing,
     data_root,
     existing_root,
     find_containers,
     find_folder,
+    read_listing,
 )
 from locbench.errors import UserError
 from locbench.plugins.registry import DATASETS, Registry
 from locbench.published.datasets import OFFICIAL, Official
 
+if TYPE_CHECKING:
+    from locbench.data import Progress
+
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images in the layout of `listing`."""
+    """Images in the layout of `listing`: a folder or archive of each split."""
 
     name: str
     version: int
-    index: Index
+    train: Path
+    test: Path
 
-    def summary(self) -> dict[str, Any]:
-        """checksum, classes, train and test (numbers); see `Index.summary`."""
-        found = self.index.summary()
-        return {**found, "classes": len(found["classes"])}
+    def listing(self, *, progress: Progress | None = None) -> Listing:
+        """All images; those that are not remembered are read (see `digests`)."""
+        return read_listing(self.train, self.test, progress=progress)
+
+    def summary(self, *, progress: Progress | None = None) -> dict[str, Any]:
+        """checksum, classes, train and test (numbers)."""
+        listing = self.listing(progress=progress)
+        counts = {"train": len(listing.train), "test": len(listing.test)}
+        return {"checksum": listing.checksum, "classes": len(listing.classes), **counts}
 
 
 @dataclass(frozen=True)
@@ -57,47 +68,32 @@ class OfficialFiles:
         call = self.official.download.format(folder=self.folder)
         return f"delete it and download it with {call}"
 
-    @property
-    def _kept(self) -> Kept:
-        return Kept(tuple(self.folder / path for path in self.official.files))
+    def summary(self, *, progress: Progress | None = None) -> dict[str, Any]:
+        """checksum, classes, train and test (numbers); files that are remembered are not read.
 
-    def forget(self) -> None:
-        """Read the files again next time."""
-        self._kept.forget()
-
-    def summary(self) -> dict[str, Any]:
-        """checksum, classes, train and test (numbers); milliseconds once the files were read.
-
-        The checksum is over the files' content, by their md5. UserError for one that is missing
-        or not as published, so that a run is not planned on it.
+        The checksum is of the files' bytes. UserError for a file that is missing or not as
+        published, by its md5, so that a run is not planned on it.
         """
-        for path in self.official.paths:
+        official = self.official
+        for path in official.paths:
             if not (self.folder / path).is_file():
-                call = self.official.download.format(folder=self.folder)
+                call = official.download.format(folder=self.folder)
                 raise UserError(f"{self.folder} has no {path} of '{self.name}': run {call}")
-        return self._kept.known() or self._read()
-
-    def _read(self) -> dict[str, Any]:
-        stamps, digest, official = self._kept.stamps(), hashlib.sha256(), self.official
-        for path, published in official.files.items():
-            md5 = self._md5(self.folder / path)
-            if md5 != published:
-                raise UserError(
-                    f"{self.folder / path} is damaged or another file (md5 {md5}, published is "
-                    f"{published}); {self.again}"
-                )
-            digest.update(f"{path}\0{md5}\n".encode())
+        files = folder_files(self.folder, list(official.files))
+        digests = folder_digests(files, label=self.name, verify=self._verify, progress=progress)
+        checksum = checksum_of(("file", place, digest) for place, digest in enumerate(digests))
         counts = {"classes": official.classes, "train": official.train, "test": official.test}
-        summary = {"checksum": digest.hexdigest(), **counts}
-        self._kept.keep(stamps, summary)
-        return summary
+        return {"checksum": checksum, **counts}
 
-    def _md5(self, path: Path) -> str:
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, _md5).hexdigest()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); {self.again}") from error
+    def _verify(self, index: int) -> None:
+        path, published = list(self.official.files.items())[index]
+        with (self.folder / path).open("rb") as file:
+            md5 = hashlib.file_digest(file, _md5).hexdigest()
+        if md5 != published:
+            raise UserError(
+                f"{self.folder / path} is damaged or another file (md5 {md5}, published is "
+                f"{published}); {self.again}"
+            )
 
 
 def _md5() -> Any:
@@ -115,14 +111,14 @@ def find_source(name: str, root: Path | None) -> ImageFolder | OfficialFiles:
         base = existing_root(root)
         if (folder := find_folder(name, base)) is None:
             raise UserError(f"no images of '{name}' in {base} or {base / name}: {LAYOUT}")
-        return ImageFolder(name, version, Index(*find_containers(folder)))
+        return ImageFolder(name, version, *find_containers(folder))
     expected = _expected(official, data_root(root) / name)
     base = existing_root(root, expected)
     if (folder := official.where(base / name, base)) is not None:
         return OfficialFiles(name, version, folder)
     if (folder := find_folder(name, base)) is not None:
         version = DATASETS.entry("folder").version
-        return ImageFolder(own_name(folder, DATASETS), version, Index(*find_containers(folder)))
+        return ImageFolder(own_name(folder, DATASETS), version, *find_containers(folder))
     raise UserError(f"no '{name}' in {base} or {base / name}: {expected}")
 
 
