@@ -13,8 +13,9 @@ import torch
 
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
-from locbench.evaluation.cost.counts import CONVENTIONS, GIGA, Part, parts
-from locbench.evaluation.cost.measured import Case, machine, measure
+from locbench.evaluation.cost.case import Case
+from locbench.evaluation.cost.counts import CONVENTIONS, GIGA, BlockCost, block_costs
+from locbench.evaluation.cost.measured import machine, measure
 from locbench.evaluation.cost.traced import VIEWS, TracedStep, trace
 from locbench.networks import make_network
 from locbench.plugins.entry import TAUGHT_BY, UNTRAINED, suggest
@@ -80,14 +81,14 @@ class Bill:
         return self.spec.case
 
     @cached_property
-    def parts(self) -> list[Part]:
-        """Block by block; see `counts.parts`."""
+    def parts(self) -> list[BlockCost]:
+        """Block by block; see `block_costs`."""
         asked = self.case
         with torch.device("meta"), blamed(asked.rule):
             side = asked.recipe.data.resolution
             network = make_network(asked.network, asked.recipe.network, asked.classes, side)
             units = build_units(asked.rule, network, asked.recipe.rule)
-        return parts(network, units)
+        return block_costs(network, units)
 
     @cached_property
     def step(self) -> TracedStep:
@@ -102,7 +103,7 @@ class Bill:
             return sum(part.auxiliary_multiply_adds(operators) for part in self.parts)
         return sum(part.multiply_adds(operators) for part in self.parts)
 
-    def grouped(self, each: str) -> list[tuple[str, list[Part]]]:
+    def grouped(self, each: str) -> list[tuple[str, list[BlockCost]]]:
         """The parts by stage, or one by one; the classifier, if trained, is the last."""
         if each == "block":
             return [(part.name, [part]) for part in self.parts]
@@ -140,7 +141,7 @@ class Bill:
         }
 
 
-def _of(group: Sequence[Part], convention: str, auxiliary: bool = False) -> int:
+def _of(group: Sequence[BlockCost], convention: str, auxiliary: bool = False) -> int:
     operators = CONVENTIONS[convention]
     if auxiliary:
         return sum(part.auxiliary_multiply_adds(operators) for part in group)
