@@ -382,7 +382,7 @@ def _notes(rival: Bill, measured: bool) -> list[str]:
     lines = [
         "MACs: multiply-adds, each counted as one, of one image's forward pass through "
         "convolutions and linear layers; 'all ops' adds batch norm (2 an element), average pooling "
-        "(1 an input element) and bilinear interpolation (4 an output element), as fvcore does. "
+        "(1 an input element) and bilinear interpolation (4 an output element). "
         "Not counted: InfoPro's reconstruction, PredSim's similarity, what a loss itself computes.",
         "Kept: the most at once that autograd keeps of a step. Peak: all that the step allocates, "
         "gradients too; weights and the optimizer's state are there before. Both traced without "

@@ -18,8 +18,8 @@ from locbench.networks.base import Network
 from locbench.units import Unit
 
 GIGA = 1e9
-# What counts as a multiply-add; see `multiply_adds`. "all" is what AugLocal prints, counted by
-# fvcore: ReLU and additions are nothing.
+# What counts as a multiply-add; see `multiply_adds`. "all" is the sum that fvcore gives: ReLU
+# and additions are nothing.
 CONVENTIONS = {
     "conv+linear": CONV_AND_LINEAR,
     "all": (*CONV_AND_LINEAR, "batch_norm", "adaptive_avg_pool2d", "upsample_bilinear2d"),

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import flop_registry
 
 CONV_AND_LINEAR = ("conv", "linear")
 
-# What torch's counter has no formula of: the name, and the multiply-adds for an element of the
-# input and of the output. These are the operators that run on the meta device; pooling to one
-# element is a mean there.
 aten = torch.ops.aten
+
+# What torch's counter has no formula of: its name here, and multiply-adds for an element of the
+# input and of the output, as fvcore counts them. Pooling to one element runs as a mean.
 FURTHER = {
     aten.native_batch_norm: ("batch_norm", 2, 0),
     aten._adaptive_avg_pool2d: ("adaptive_avg_pool2d", 1, 0),
@@ -81,10 +81,10 @@ def total(counts: Counter[str], operators: Collection[str]) -> int:
     return sum(counts[name] for name in operators)
 
 
-def counted_by_torch(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+def torch_multiply_adds(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     """Multiply-adds of an operator that torch's counter has a formula of; of others 0."""
     formula = flop_registry.get(func.overloadpacket)
-    return formula(*args, **kwargs, out_val=out) // 2 if formula else 0  # torch counts each as two
+    return formula(*args, **kwargs, out_val=out) // 2 if formula else 0  # torch counts two for each
 
 
 class _CountingMode(TorchDispatchMode):
@@ -97,11 +97,11 @@ class _CountingMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if further := FURTHER.get(func.overloadpacket):
-            name, of_input, of_output = further
-            elements = (args[0].numel(), (out[0] if isinstance(out, tuple) else out).numel())
-            self.counts[name] += of_input * elements[0] + of_output * elements[1]
-        elif count := counted_by_torch(func, args, kwargs, out):
+        if func.overloadpacket in FURTHER:
+            name, of_input, of_output = FURTHER[func.overloadpacket]
+            result = out[0] if isinstance(out, tuple) else out
+            self.counts[name] += of_input * args[0].numel() + of_output * result.numel()
+        elif count := torch_multiply_adds(func, args, kwargs, out):
             self.counts["conv" if func.overloadpacket is aten.convolution else "linear"] += count
         return out
 
