@@ -96,7 +96,10 @@ class _CountingMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        if func.overloadpacket is aten.native_batch_norm:
+            out = (torch.empty_like(args[0]), args[3], args[4])  # a shape: its kernel is slow
+        else:
+            out = func(*args, **kwargs)
         if func.overloadpacket in FURTHER:
             name, of_input, of_output = FURTHER[func.overloadpacket]
             result = out[0] if isinstance(out, tuple) else out
