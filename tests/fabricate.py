@@ -12,7 +12,7 @@ from PIL import Image
 
 from locbench.cli import app as cli
 from locbench.runs.record import Record
-from locbench.runs.spec import TRAINED, RunSpec
+from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
 
 UNITS = {
@@ -45,9 +45,9 @@ def record(spec: RunSpec, score: Callable[[RunSpec], float] = top1, **changes) -
         rule={"name": spec.rule, "settings": dict(spec.recipe.rule), "version": 1},
         network={"name": spec.network, **spec.recipe.as_dict()["network"], "version": 1},
         data={
-            "name": spec.fingerprint["name"],
-            "train_images": spec.fingerprint["train"],
-            "test_images": spec.fingerprint["test"],
+            "name": spec.data["name"],
+            "train_images": spec.data["train"],
+            "test_images": spec.data["test"],
             "resolution": spec.recipe.data.resolution,
         },
         tags={"epoch": "last", "precision": "float32", "decoder": "none"},
@@ -57,7 +57,7 @@ def record(spec: RunSpec, score: Callable[[RunSpec], float] = top1, **changes) -
         finished="2020-12-06T00:01:00+00:00",
     )
     units = UNITS.get(spec.rule, ())
-    if spec.kind in TRAINED:
+    if spec.of.trains:
         made.units = [
             {"name": name, "start": start, "stop": stop, "updates": list(range(start, stop)),
              "auxiliary": auxiliary, "auxiliary_parameters": 1000 * stop}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locbench.cli.progress import describe, outcome, say, terminal, watching
+from locbench.cli.progress import say, terminal, watching
 from locbench.data.fingerprint import fingerprint
 from locbench.distributed import group as processes
 from locbench.errors import UserError
 from locbench.locks import alone, holder
 from locbench.plugins.entry import FILE
-from locbench.plugins.registry import NETWORKS, RULES
+from locbench.plugins.registry import KINDS, NETWORKS, RULES
 from locbench.plugins.rule_files import known_from, rule_names
-from locbench.recipes.load import load_recipe, recipe_from_dict, with_overrides
+from locbench.recipes.load import load_recipe, with_overrides
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Network
 from locbench.recipes.validation import parse_overrides
@@ -25,12 +24,12 @@ from locbench.report.baselines import margin_lines, margins
 from locbench.report.formats import render as render_report
 from locbench.report.frame import claim_values, frame
 from locbench.report.layout import JudgedClaim, Report
-from locbench.runs import spec as run_specs
-from locbench.runs.context import Workshop
+from locbench.runs.context import Context
 from locbench.runs.estimate import Estimate, duration, estimate, known_records, size, total
-from locbench.runs.plan import Plan, execute_or_load, run_all, to_run
+from locbench.runs.executor import carry_out, failure, to_run
+from locbench.runs.plan import Plan
 from locbench.runs.record import Record
-from locbench.runs.spec import FIRST_SEED, RunSpec
+from locbench.runs.spec import FIRST_SEED, RunSpec, encoder_file, spec_of, training_spec
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
     from locbench.published.load import Table
 
-# What a run's identity says of its data besides the set's fingerprint: the recipe has it too.
-OF_RECIPE = ("resolution", "train_images", "classifier")
 ENCODER_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -77,7 +74,7 @@ def announce(plan: Plan, store: Store) -> None:
 
 
 def _say_idle(plan: Plan) -> None:
-    own = [p for p in plan.cells if p.cell.row.further and p.specs and not p.later]
+    own = [p for p in plan.cells if p.cell.row.added and p.specs and not p.later]
     run = {planned.cell.fill["rule"] for planned in own}
     for rule in rule_names(plan.options.rules):
         if rule not in run:
@@ -103,7 +100,8 @@ def show_plan(plan: Plan, store: Store, fresh: bool, as_json: bool, out: Console
     out.print(_summary(plan, None if fresh else store, guesses), markup=False)
     for spec, guess in zip(waiting, guesses, strict=True):
         took = ("~" if guess.rough else "") + duration(guess.seconds)
-        out.print(f"  {describe(spec):<48}{took:>10} {size(guess.kept_bytes):>10}", markup=False)
+        words, disk = spec.of.describe(spec), size(guess.kept_bytes)
+        out.print(f"  {words:<48}{took:>10} {disk:>10}", markup=False)
 
 
 def _summary(plan: Plan, store: Store | None, guesses: list[Estimate]) -> str:
@@ -117,40 +115,13 @@ def _summary(plan: Plan, store: Store | None, guesses: list[Estimate]) -> str:
     return f"{where}: {len(specs)} runs, {counts}: {total(guesses)}"
 
 
-def run(plans: Sequence[Plan], store: Store, device: str) -> list[str]:
+def run(specs: Sequence[RunSpec], store: Store, data_root: Path | None, device: str) -> list[str]:
     """Carry out what is missing, with progress; returns one line for each run that failed.
 
-    All plans are of the same options.
+    Under torchrun only the first process returns.
     """
-    specs = run_specs.unique([spec for plan in plans for spec in plan.runs()])
-    return watched(specs, store, plans[0].options.data_root, device)
-
-
-def watched(specs: list[RunSpec], store: Store, root: Path | None, device: str) -> list[str]:
-    """`run_all` with progress for a person; under torchrun only the first process returns."""
-    with _leading(specs, store, root, device) as (shop, each):
-        return run_all(specs, shop, each)
-
-
-@contextmanager
-def _leading(
-    specs: list[RunSpec], store: Store, root: Path | None, device: str
-) -> Iterator[tuple[Workshop, Callable[[RunSpec, Record], None]]]:
-    """Where the first process carries out runs, and what tells of each; the others end here."""
-    with processes.joined(device) as group:
-        if not group.leads:
-            from locbench.runs.followers import follow
-
-            follow(group, Workshop(store, device, root))
-            raise SystemExit(0)
-        waiting = {spec.id for spec in to_run(specs, store)}
-        with watching(len(waiting)) as watch:
-
-            def each(spec: RunSpec, record: Record) -> None:
-                if spec.id in waiting:
-                    watch.done(spec, record)
-
-            yield Workshop(store, device, root, watch.start, watch.preparing), each
+    with watching(len(to_run(specs, store))) as watch:
+        return carry_out(specs, Context(store, device, data_root), watch)
 
 
 def render(plan: Plan, store: Store, format: str) -> str:
@@ -159,7 +130,7 @@ def render(plan: Plan, store: Store, format: str) -> str:
     claims = judged_claims(plan, cells)
     fills = [planned.cell.fill or {} for planned in plan.cells]
     # Contrastive rules have decoders, supervised ones auxiliary networks.
-    supervised = any(fill.get("evaluation") == "accuracy" for fill in fills)
+    supervised = any(fill.get("evaluation") == "train" for fill in fills)
     word = "auxiliary network" if supervised else "decoder"
     whole = Report(table.name, table.title, cells, table.label_names, claims=claims)
     whole = replace(whole, footnotes=further_notes(plan), auxiliary=word)
@@ -189,7 +160,7 @@ def render(plan: Plan, store: Store, format: str) -> str:
 
 def further_notes(plan: Plan) -> list[str]:
     """Where the rules of further rows are from, a line each."""
-    names = dict.fromkeys(p.cell.fill["rule"] for p in plan.cells if p.cell.row.further)
+    names = dict.fromkeys(p.cell.fill["rule"] for p in plan.cells if p.cell.row.added)
     return [f"Rule {RULES.entry(name).described}: not in the paper." for name in names]
 
 
@@ -210,17 +181,23 @@ def judged_claims(plan: Plan, cells: pd.DataFrame) -> list[JudgedClaim]:
 
 
 def plan_training(
-    recipe: Recipe, rule: str, network: str, seed: int, data_root: Path | None
+    recipe: Recipe,
+    rule: str,
+    network: str,
+    *,
+    seed: int,
+    data_root: Path | None = None,
+    device: str = "auto",
 ) -> RunSpec:
-    """A pretraining on the recipe's data."""
+    """A training on the recipe's data."""
     data = fingerprint(recipe.data.name, recipe.data.resolution, data_root)
-    return run_specs.plan_training(recipe, rule, network, seed, data)
+    return training_spec(recipe, rule, network, seed=seed, data=data, device=device)
 
 
 def parent_of(run: str, store: Store) -> RunSpec:
     """The finished run in the store that trained a network, as a probe or detector reads it."""
     record = store.find(run)
-    if record.kind not in run_specs.TRAINED:
+    if not KINDS.get(record.kind).trains:
         raise UserError(
             f"{record.id} is a {record.kind}, not a run that trained a network; give the run it "
             "reads"
@@ -228,15 +205,7 @@ def parent_of(run: str, store: Store) -> RunSpec:
     if record.status != "done":
         raise UserError(f"{record.id} is {record.status}; finish it with the same pretrain command")
     known_from(record.rule, store.folder(record.id))
-    data = {k: v for k, v in record.identity["data"].items() if k not in OF_RECIPE}
-    parent = RunSpec(
-        record.kind,
-        recipe_from_dict(record.recipe, str(store.path(record.id))),
-        record.rule["name"],
-        record.network["name"],
-        record.seed,
-        data,
-    )
+    parent = spec_of(record, str(store.path(record.id)))
     if parent.id != record.id:
         raise UserError(
             f"{record.id} was made by another version of its rule, network or data; "
@@ -252,7 +221,7 @@ def plan_run_probe(run: str, store: Store, overrides: dict[str, Any]) -> RunSpec
         if not key.startswith("probe."):
             raise UserError(f"--set {key}: a probe of a run can only change probe.* settings")
     recipe = with_overrides(parent.recipe, overrides)
-    data = parent.fingerprint
+    data = parent.data
     return RunSpec("probe", recipe, parent.rule, parent.network, parent.seed, data, parent)
 
 
@@ -273,18 +242,16 @@ def plan_file_probe(
     NETWORKS.entry(network)
     settings = load_recipe(recipe, scale, overrides)
     data = fingerprint(settings.data.name, settings.data.resolution, data_root)
-    file = run_specs.encoder_file(path)
+    file = encoder_file(path)
     return RunSpec("probe", settings, FILE, network, seed, data, encoder_file=file)
 
 
 def run_with_parents(spec: RunSpec, store: Store, data_root: Path | None, device: str) -> Record:
-    """Carry out a run after those it needs, with progress; its record."""
-    wanted = spec.with_ancestors()
-    with _leading(wanted, store, data_root, device) as (shop, each):
-        for run in wanted:
-            record = execute_or_load(run, shop)
-            each(run, record)
-    return record
+    """Carry out a run after those it needs, with progress; its record. RunFailed if one failed."""
+    failures = run(spec.with_ancestors(), store, data_root, device)
+    if failures:
+        raise failure(failures)
+    return store.load(spec.id)
 
 
 def print_record(record: Record, store: Store, console: Console) -> None:
@@ -292,7 +259,8 @@ def print_record(record: Record, store: Store, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console.print(Text(record.id, style="bold"), record.status, outcome(record), sep="  ")
+    outcome = KINDS.get(record.kind).outcome(record)
+    console.print(Text(record.id, style="bold"), record.status, outcome, sep="  ")
     grid = Table.grid(padding=(0, 2))
     scores = {int(block): score for block, score in record.per_block.items()}
     for unit in record.units:

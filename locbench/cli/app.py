@@ -144,21 +144,34 @@ def reproduce(
     from locbench.cli import actions as commands
     from locbench.published.load import load_table, resolve_name
     from locbench.recipes.validation import parse_overrides
-    from locbench.runs.plan import Options, failure, make_plan
+    from locbench.runs.executor import failure
+    from locbench.runs.plan import Options, make_plan
+    from locbench.runs.spec import unique
 
     overrides = parse_overrides(set_ or [])
-    options = Options(scale, rows, columns, seeds, data_root, overrides, dry_run, rule or ())
+    options = Options(
+        scale=scale,
+        rows=rows,
+        columns=columns,
+        seeds=seeds,
+        data_root=data_root,
+        overrides=overrides,
+        assume_data=dry_run,
+        rules=rule or (),
+        device=device,
+    )
     names = list(dict.fromkeys(resolve_name(table, paper) for table in tables))
     plans, store = [make_plan(load_table(name), options) for name in names], _store(runs)
     if dry_run:
         for plan in plans:
             commands.show_plan(plan, store, fresh, format == "json", _console())
         return
+    specs = unique([spec for plan in plans for spec in plan.runs()])
     if fresh:
-        commands.set_aside([spec for plan in plans for spec in plan.runs()], store)
+        commands.set_aside(specs, store)
     for plan in plans:
         commands.announce(plan, store)
-    failures = commands.run(plans, store, device)
+    failures = commands.run(specs, store, data_root, device)
     typer.echo("\n".join(commands.render(plan, store, format) for plan in plans), nl=False)
     if failures:
         raise failure(failures)
@@ -187,7 +200,9 @@ def pretrain(
 
     name = rule_name(rule)
     settings = load_recipe(recipe, scale, parse_overrides(set_ or []))
-    spec = commands.plan_training(settings, name, network, seed, data_root)
+    spec = commands.plan_training(
+        settings, name, network, seed=seed, data_root=data_root, device=device
+    )
     _carry_out(spec, _store(runs), data_root, device, fresh, as_json)
 
 
@@ -283,7 +298,9 @@ def downstream(
     store = _store(runs)
     rule = rule if rule in (None, UNTRAINED) else rule_name(rule)
     overrides = parse_overrides(set_ or [])
-    asked = transfer.Asked(data, frozen, rule, network, scale, seed, seeds, beside, overrides)
+    asked = transfer.Asked(
+        data, frozen, rule, network, scale, seed, seeds, beside, device, overrides
+    )
     plan = transfer.plan(asked, from_, store, data_root)
     transfer.carry_out(plan, store, data_root, device, fresh, as_json, _console())
 
@@ -341,7 +358,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """What is measured here beside the committed reference results, cell by cell."""
-    from locbench.cli.regression import diff_report
+    from locbench.cli.check import diff_report
 
     diff_report(table, paper, scale, seeds, data_root, _store(runs), as_json, _console())
 
@@ -355,16 +372,26 @@ def check(
     device: Device = "auto",
     no_run: Annotated[bool, typer.Option("--no-run", help="Compare only; train nothing.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Accept as the new reference.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Every number bit by bit, as of one machine.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this folder of runs, not with results/.")
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="A run that is missing fails, too.")
+    ] = False,
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """For CI: fresh smoke records against results/; exit code 1 if a number moved."""
     check_words(device=device)
-    from locbench.cli.regression import check_report
+    from locbench.cli.check import CheckOptions, check_report
 
     if no_run and fresh:
         raise UserError("--fresh with --no-run would leave nothing to compare: leave one out")
-    check_report(tables or [], _store(runs), device, no_run, update, fresh, as_json, _console())
+    options = CheckOptions(device, no_run, update, fresh, exact, complete, against)
+    check_report(tables or [], _store(runs), options, as_json=as_json, out=_console())
 
 
 @app.command()

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locbench.cli.actions import ENCODER_SUFFIXES, parent_of, set_aside, watched
-from locbench.cli.progress import describe
+from locbench.cli.actions import ENCODER_SUFFIXES, parent_of, run, set_aside
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
 from locbench.plugins.entry import FILE, UNTRAINED, suggest
 from locbench.plugins.registry import DETECTION_SETS, NETWORKS, RULES
 from locbench.published.datasets import other_data
-from locbench.published.load import Table, load_table, table_names
-from locbench.published.table import Cell
+from locbench.published.load import readable_tables
+from locbench.published.table import Cell, Table
 from locbench.recipes.load import load_joint
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
-from locbench.runs import spec as runs
-from locbench.runs.plan import Options, Planner, failure
+from locbench.runs.executor import failure
+from locbench.runs.kinds.detect import detector_specs, pretraining_spec
+from locbench.runs.plan import Options, Planner
 from locbench.runs.record import Record, summarize
-from locbench.runs.spec import FIRST_SEED, RunSpec
+from locbench.runs.spec import FIRST_SEED, RunSpec, encoder_file, unique
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Asked:
     seed: int | None = None
     seeds: int | None = None
     beside: bool | None = None
+    device: str = "auto"
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def refuse(self, keys: tuple[str, ...], why: str) -> None:
@@ -91,7 +92,7 @@ def plan(asked: Asked, source: str | None, store: Store, root: Path | None) -> T
         asked.refuse(("rule",), f"{source} is an encoder file, and says nothing of its training")
         if not Path(source).is_file():
             raise UserError(f"no encoder file {source}; give a .safetensors or .pth file or a run")
-        file = runs.encoder_file(Path(source))
+        file = encoder_file(Path(source))
         groups = [_of_file(one, FILE, file, root) for one in each]
     else:
         alone = ("rule", "network", "scale", "seed", "seeds")
@@ -102,8 +103,9 @@ def plan(asked: Asked, source: str | None, store: Store, root: Path | None) -> T
     usual = first.scale != "paper" and own.frozen == "all"
     if not first.untrained and (usual if asked.beside is None else asked.beside):
         for one in (specs[0] for specs in groups):
-            known = (one.network, one.seed, one.fingerprint)
-            rivals += runs.detectors(one.recipe, UNTRAINED, *known)
+            rivals += detector_specs(
+                one.recipe, UNTRAINED, one.network, seed=one.seed, data=one.data
+            )
     return TransferPlan(
         [spec for specs in groups for spec in specs], rivals, published(asked.data, first)
     )
@@ -118,18 +120,27 @@ def _of_rule(asked: Asked, root: Path | None) -> list[RunSpec]:
         for _, cell in _cells(asked.data, rule, network):
             if (file := planner.weights(cell.fill)) is not None:
                 return _of_file(asked, rule, file, root)
-    known = None
+    parent = None
     if rule != UNTRAINED:
-        known = fingerprint(recipe.data.name, recipe.data.resolution, root)
-    common = (network, _seed(asked), _data(recipe, root))
-    return runs.plan_detection(recipe, rule, *common, pretraining=known)
+        data = fingerprint(recipe.data.name, recipe.data.resolution, root)
+        parent = pretraining_spec(
+            recipe, rule, network, seed=_seed(asked), data=data, device=asked.device
+        )
+    return _detectors(asked, recipe, rule, network, root, parent=parent)
+
+
+def _detectors(
+    asked: Asked, recipe: Recipe, rule: str, network: str, root: Path | None, **encoder: Any
+) -> list[RunSpec]:
+    recipe = recipe.for_run(rule, network)
+    data = _data(recipe, root)
+    return detector_specs(recipe, rule, network, seed=_seed(asked), data=data, **encoder)
 
 
 def _of_file(asked: Asked, rule: str, file: tuple[str, str], root: Path | None) -> list[RunSpec]:
     network = _network(asked)
     recipe = _recipe(asked, rule, network)
-    common = (network, _seed(asked), _data(recipe, root))
-    return runs.plan_detection(recipe, rule, *common, encoder_file=file)
+    return _detectors(asked, recipe, rule, network, root, encoder_file=file)
 
 
 def _of_run(asked: Asked, parent: RunSpec, root: Path | None) -> list[RunSpec]:
@@ -138,8 +149,14 @@ def _of_run(asked: Asked, parent: RunSpec, root: Path | None) -> list[RunSpec]:
             raise UserError(f"--set {key}: a detector on a run can only change detection.*")
     joint = _recipe(replace(asked, scale=parent.scale), parent.rule, parent.network)
     recipe = replace(parent.recipe, detection=joint.detection, downstream=joint.downstream)
-    common = (parent.network, parent.seed, _data(recipe, root))
-    return runs.detectors(recipe, parent.rule, *common, parent=parent)
+    return detector_specs(
+        recipe,
+        parent.rule,
+        parent.network,
+        seed=parent.seed,
+        data=_data(recipe, root),
+        parent=parent,
+    )
 
 
 def _network(asked: Asked) -> str:
@@ -191,7 +208,7 @@ def carry_out(
     shown = [*plan.specs, *plan.rivals]
     if fresh:
         set_aside(shown, store)
-    failures = watched(runs.unique(shown), store, root, device)
+    failures = run(unique(shown), store, root, device)
     found = {spec.id: store.load(spec.id) for spec in shown}
     records = {id: r for id, r in found.items() if r is not None and r.status == "done"}
     if as_json:
@@ -221,7 +238,7 @@ def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Co
             done, asked = len(backbone.done), len(backbone.specs)
             of = f"{done}" + (f" of {asked}" if done < asked else "")
             _add(grid, f"{backbone.name} mean ± sd of {of}", backbone.values)
-    out.print(Text(describe(plan.specs[0]), style="bold"))
+    out.print(Text(plan.specs[0].of.describe(plan.specs[0]), style="bold"))
     out.print(grid)
     for line in plan.published:
         out.print(Text(line))
@@ -296,8 +313,7 @@ def _add(grid: Any, title: str, values: dict[str, list[float]]) -> None:
 
 def _cells(data: str, rule: str, network: str) -> Iterator[tuple[Table, Cell]]:
     """The published cells of this recipe, rule and network, whatever their epochs."""
-    for name in table_names():
-        table = load_table(name)
+    for table in readable_tables():
         for cell in table.cells():
             fill = cell.fill or {}
             same = (fill.get("rule"), fill.get("network")) == (rule, network)
@@ -319,7 +335,7 @@ def published(data: str, spec: RunSpec) -> list[str]:
     lines = [f"Published ({name}, {row}): {', '.join(v)}" for (name, row), v in rows.items()]
     if not rows:
         return ["No number is published for these settings."] if cells else []
-    differs = other_data(spec.fingerprint, spec.recipe.detection.data)
+    differs = other_data(spec.data, spec.recipe.detection.data)
     if spec.scale != "paper" or differs:
         why = f"Scale {spec.scale}" if spec.scale != "paper" else f"Here {differs[0]}"
         lines.append(f"{why}: not to be compared with the published numbers.")

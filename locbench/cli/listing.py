@@ -14,7 +14,7 @@ from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Detection
 from locbench.report.check import reference_store
-from locbench.runs.plan import Options, can_run, make_plan
+from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
@@ -26,9 +26,13 @@ Listing = tuple[str, list[str], list[list[Any]]]
 def _tables(store: Store) -> Listing:
     rows = []
     for name in table_names():
-        table = load_table(name)
+        try:
+            table = load_table(name)
+        except UserError as error:  # listed with what is wrong, so that the others are seen too
+            rows.append([name, f"cannot be read: {error}", "", "", ""])
+            continue
         inside = [cell for cell in table.cells() if cell.inside]
-        here = sum(can_run(cell) for cell in inside)
+        here = sum(cell.fill is not None for cell in inside)
         filled = {scale: _filled(table, scale, store) for scale in ("smoke", "small")}
         records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
         rows.append([name, table.title, len(inside), here, records])
@@ -37,7 +41,7 @@ def _tables(store: Store) -> Listing:
 
 def _filled(table: Table, scale: str, store: Store) -> int:
     """Cells of the table that have a record, here or among the committed results."""
-    if not any(can_run(cell) for cell in table.cells()):
+    if all(cell.fill is None for cell in table.cells()):
         return 0
     have = {record.id for record in store.readable() if record.status == "done"}
     have |= set(reference_store().ids())
@@ -139,7 +143,7 @@ def print_listing(found: Listing, console: Console) -> None:
         return
     shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False)
     for k, name in enumerate(columns):
-        numeric = all(isinstance(row[k], int) for row in rows)
+        numeric = all(isinstance(row[k], int) or row[k] == "" for row in rows)
         shown.add_column(name, justify="right" if numeric else "left", no_wrap=k == 0)
     for row in rows:
         shown.add_row(*(Text(str(value)) for value in row))

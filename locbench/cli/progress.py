@@ -19,7 +19,6 @@ from rich.progress import (
 )
 
 from locbench.distributed import group as processes
-from locbench.runs.spec import COSTS, FIRST_SEED, MEASURED, TRAINED
 
 if TYPE_CHECKING:
     from locbench.runs.record import Record
@@ -35,51 +34,12 @@ def terminal(stderr: bool = False) -> Console:
 
 
 MOST_LOSSES = 4
-COST_WORDS = {
-    "cost": "count operations,",
-    "trace": "trace a step,",
-    "measure": "measure steps,",
-    "gpu": "measure steps on a GPU,",
-}
 
 
 def say(text: str) -> None:
     """A line on stderr: stdout is for results. Under torchrun from the first process only."""
     if not processes.launch_rank():
         terminal(stderr=True).print(text, markup=False)
-
-
-def describe(spec: RunSpec) -> str:
-    """A run in a few words."""
-    if spec.kind == "pixels":
-        return "pixels, logistic regression"
-    what = spec.kind if spec.kind in TRAINED else f"probe ({spec.recipe.probe.profile})"
-    if spec.kind == "detect":
-        what = f"detect ({' '.join(spec.detection_words)})"
-    if spec.kind in COSTS:
-        what = COST_WORDS[spec.kind]
-    depth = "".join(f" {word}" for word in spec.variant) if spec.told_apart else ""
-    protocol = f", {spec.recipe.name.split('/')[-1]}" if spec.kind == "train" else ""
-    seed = "" if spec.seed == FIRST_SEED or spec.kind in COSTS else f", seed {spec.seed}"
-    return f"{what} {spec.rule}{depth} {spec.network}{protocol}{seed}"
-
-
-def outcome(record: Record) -> str:
-    """A finished run in a few words."""
-    if "top1" in record.metrics:
-        return f"top-1 {record.metrics['top1']['last']:.1f} %"
-    if "ap_box" in record.metrics:
-        box, mask = (record.metrics[key]["last"] for key in ("ap_box", "ap_mask"))
-        return f"AP box {box:.1f} mask {mask:.1f} %"
-    if record.kind == "trace":
-        return f"{record.metrics['saved_gigabytes']['last']:.2f} GB saved"
-    if record.kind in MEASURED:
-        speed, memory = (record.metrics[k]["last"] for k in ("images_per_s", "allocated_gigabytes"))
-        return f"{speed:.1f} images/s, {memory:.2f} GB allocated"
-    if record.kind == "cost":
-        return f"{record.metrics['flops (all)']['last']:.2f} G multiply-adds"
-    losses = [f"{v['last']:.3f}" for k, v in record.metrics.items() if k.startswith("loss of ")]
-    return f"loss {' '.join(losses)}"
 
 
 def current(figures: dict[str, float]) -> str:
@@ -110,7 +70,9 @@ class Watch:
         if self._run is not None:
             self.bar.remove_task(self._run)
         count = f"{self.finished + 1}/{self.total}"
-        task = self._run = self.bar.add_task(describe(spec), total=None, count=count, figures="")
+        task = self._run = self.bar.add_task(
+            spec.of.describe(spec), total=None, count=count, figures=""
+        )
 
         def update(done: int, of: int, figures: dict[str, float]) -> None:
             self.bar.update(task, completed=done, total=of, figures=current(figures))
@@ -131,8 +93,8 @@ class Watch:
         self.finished += 1
         seconds = record.cost.get("wall_time_s", 0)
         self.console.print(
-            f"[dim]{self.finished:>3}/{self.total}[/dim] {describe(spec):<46} "
-            f"{outcome(record):<28} [dim]{seconds:>6.0f} s[/dim]"
+            f"[dim]{self.finished:>3}/{self.total}[/dim] {spec.of.describe(spec):<46} "
+            f"{spec.of.outcome(record):<28} [dim]{seconds:>6.0f} s[/dim]"
         )
 
 

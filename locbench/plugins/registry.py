@@ -173,3 +173,17 @@ DETECTION_SETS = Registry(
     ),
     Entry("shapes", "locbench.evaluation.downstream.sets:SHAPES", "Shapes for detection: built in"),
 )
+
+# Kinds of run, by the name that a table's fill has as its `evaluation`; see `locbench.runs.kinds`.
+KINDS = Registry(
+    "evaluation",
+    Entry("pretrain", "locbench.runs.kinds.pretrain:Pretrain", "a network trained on views"),
+    Entry("train", "locbench.runs.kinds.train:Train", "a network trained with labels, tested"),
+    Entry("probe", "locbench.runs.kinds.probe:Probe", "linear probe of what a rule pretrained"),
+    Entry("pixels", "locbench.runs.kinds.pixels:Pixels", "logistic regression on pixels"),
+    Entry("detect", "locbench.runs.kinds.detect:Detect", "Mask R-CNN on a pretrained backbone"),
+    Entry("count", "locbench.runs.kinds.count:Count", "multiply-adds and parameters, counted"),
+    Entry("trace", "locbench.runs.kinds.trace:Trace", "bytes of a step, without running it"),
+    Entry("measure", "locbench.runs.kinds.measure:Measure", "time and memory of steps, here"),
+    Entry("gpu", "locbench.runs.kinds.measure:Gpu", "the same, on a GPU alone"),
+)

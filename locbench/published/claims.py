@@ -20,13 +20,14 @@ Keys of a `[[claims]]` entry (tables/README.md has examples):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, Literal
 
 from locbench.errors import UserError
 from locbench.plugins.entry import suggest
+from locbench.recipes.reading import Number, check_keys, read, typed
 
 Key = tuple[int, str]  # row index, column key
 Labels = Mapping[str, str | int | float]
@@ -125,8 +126,30 @@ class Claim:
         return link.join(f"{self.names[key]} {values[key]:.4g}" for key in keys)
 
 
+@dataclass(frozen=True)
+class ClaimFile:
+    """What an entry of `[[claims]]` may hold."""
+
+    text: str
+    kind: Literal[tuple(KINDS)]
+    a: dict[str, Any] = field(default_factory=dict)
+    b: dict[str, Any] | None = None
+    over: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    along: str = ""
+    margin: Number | None = None
+    factor: Number | None = None
+    value: Number | None = None
+    holds_in_print: bool = True
+
+    @property
+    def labels(self) -> set[str]:
+        """The labels that it speaks of, besides those in `over`."""
+        return {*self.a, *(self.b or {}), self.along}
+
+
 def build_claim(
-    raw: Mapping[str, Any], cells: Mapping[Key, Labels], numeric: Sequence[str], where: str
+    raw: Any, cells: Mapping[Key, Labels], numeric: Sequence[str], *, where: str
 ) -> Claim:
     """A claim from its TOML entry, bound to its cells.
 
@@ -134,50 +157,46 @@ def build_claim(
     `numeric` are the columns a claim is about when it names none; `where` starts error lines.
     Raises UserError for an unknown key, kind, label or value, and when nothing is left to compare.
     """
-    text = take(raw, "text", str, where)
-    where = f"{where} ('{text}')"
-    name = take(raw, "kind", str, where)
-    if name not in KINDS:
-        raise UserError(f"{where}: unknown kind '{name}'{suggest(name, KINDS)}")
-    kind = KINDS[name]
-    extra = {"pair": ["b"], "series": ["along"], "single": []}[kind.shape]
-    allowed = ["text", "kind", "a", *extra, "over", "columns", kind.number, "holds_in_print"]
-    check_keys(raw, allowed, where)
-    default = REQUIRED if kind.default is None else kind.default
-    number = take(raw, kind.number, float, where, default)
+    where = f"{where} ('{typed(raw, dict, where=where).get('text', '')}')"
+    entry = read(raw, ClaimFile, where=where)
+    kind = KINDS[entry.kind]
+    needed = {"pair": ["a", "b"], "series": ["along"], "single": []}[kind.shape]
+    needed += [kind.number] if kind.default is None else []
+    general = ("text", "kind", "a", "over", "columns", "holds_in_print")
+    check_keys(raw, [*general, *needed, kind.number], where=where)
+    if missing := [key for key in needed if key not in raw]:
+        raise UserError(f"{where}: '{missing[0]}' is missing")
+    number = raw.get(kind.number, kind.default)
     if kind.default == 0.0 and number < 0:
         raise UserError(f"{where}: {kind.number} {number:g} is negative")
 
-    columns = take_words(raw, "columns", where, numeric)
-    picked = _select(cells, {"column": columns}, where)
-    comparisons = {"pair": _pairs, "series": _series, "single": _singles}[kind.shape](
-        raw, picked, where
-    )
+    columns = numeric if entry.columns is None else entry.columns
+    picked = _select(cells, {"column": list(columns)}, where)
+    compare = {"pair": _pairs, "series": _series, "single": _singles}[kind.shape]
+    comparisons = tuple(compare(entry, picked, where))
     if not comparisons:
         raise UserError(f"{where}: its labels leave nothing to compare")
-    used = {key: cells[key] for keys in comparisons for key in keys}
-    holds = take(raw, "holds_in_print", bool, where, True)
-    return Claim(text, name, float(number), tuple(comparisons), holds, _names(raw, used))
+    names = _names(entry, {key: cells[key] for keys in comparisons for key in keys})
+    return Claim(entry.text, entry.kind, float(number), comparisons, entry.holds_in_print, names)
 
 
-def _pairs(raw: Mapping[str, Any], cells: Mapping[Key, Labels], where: str) -> list:
-    a = _select(cells, take(raw, "a", dict, where), where)
-    b = _select(cells, take(raw, "b", dict, where), where)
+def _pairs(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
+    a, b = _select(cells, entry.a, where), _select(cells, entry.b, where)
     others = {key: labels for key, labels in b.items() if key not in a}
-    seconds = _groups(raw, others, where)
+    seconds = _groups(entry, others, where)
     return [
         pair
-        for group, firsts in _groups(raw, a, where).items()
+        for group, firsts in _groups(entry, a, where).items()
         for pair in product(firsts, seconds.get(group, []))
     ]
 
 
-def _series(raw: Mapping[str, Any], cells: Mapping[Key, Labels], where: str) -> list:
-    along = take(raw, "along", str, where)
-    chosen = _select(cells, take(raw, "a", dict, where, {}), where)
-    order = raw["columns"] if along == "column" and "columns" in raw else _order(raw, along)
+def _series(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
+    along, listed = entry.along, entry.a.get(entry.along)
+    order = entry.columns if along == "column" and entry.columns else listed
+    order = order if isinstance(order, list | tuple) else ()
     result = []
-    for keys in _groups(raw, chosen, where).values():
+    for keys in _groups(entry, _select(cells, entry.a, where), where).values():
         steps = [cells[key].get(along) for key in keys]
         if None in steps or len(set(steps)) < len(steps):
             raise UserError(f"{where}: '{along}' does not order its cells; add labels to 'over'")
@@ -191,24 +210,19 @@ def _series(raw: Mapping[str, Any], cells: Mapping[Key, Labels], where: str) -> 
     return result
 
 
-def _order(raw: Mapping[str, Any], along: str) -> list:
-    listed = raw.get("a", {}).get(along)
-    return listed if isinstance(listed, list) else []
-
-
-def _singles(raw: Mapping[str, Any], cells: Mapping[Key, Labels], where: str) -> list:
-    return [(key,) for key in _select(cells, take(raw, "a", dict, where, {}), where)]
+def _singles(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
+    return [(key,) for key in _select(cells, entry.a, where)]
 
 
 def _select(cells: Mapping[Key, Labels], wanted: Mapping[str, Any], where: str) -> dict:
     """The cells whose labels have the wanted values; one that no cell has is an error."""
-    known = {label: {labels.get(label) for labels in cells.values()} for label in _labels(cells)}
-    check_keys(wanted, known, where)
+    check_keys(wanted, _labels(cells), where=where)
     choices = {label: v if isinstance(v, list) else [v] for label, v in wanted.items()}
     for label, values in choices.items():
+        there = {labels[label] for labels in cells.values() if label in labels}
         for value in values:
-            if not isinstance(value, str | int | float) or value not in known[label]:
-                near = suggest(str(value), sorted(str(v) for v in known[label] if v is not None))
+            if not isinstance(value, str | int | float) or value not in there:
+                near = suggest(str(value), sorted(map(str, there)))
                 raise UserError(f"{where}: no cell to compare has {label} = {value!r}{near}")
     return {
         key: labels
@@ -217,12 +231,9 @@ def _select(cells: Mapping[Key, Labels], wanted: Mapping[str, Any], where: str) 
     }
 
 
-def _groups(raw: Mapping[str, Any], cells: Mapping[Key, Labels], where: str) -> dict:
-    over = take_words(raw, "over", where, [])
-    check_keys(over, _labels(cells), where)
-    free = {*raw.get("a", {}), *raw.get("b", {}), raw.get("along")}
-    if "column" not in free:
-        over = [*over, "column"]
+def _groups(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> dict:
+    check_keys(entry.over, _labels(cells), where=where)
+    over = entry.over if "column" in entry.labels else (*entry.over, "column")
     groups: dict[tuple, list[Key]] = {}
     for key, labels in cells.items():
         groups.setdefault(tuple(labels.get(label) for label in over), []).append(key)
@@ -233,9 +244,9 @@ def _labels(cells: Mapping[Key, Labels]) -> list[str]:
     return list(dict.fromkeys(label for labels in cells.values() for label in labels))
 
 
-def _names(raw: Mapping[str, Any], cells: Mapping[Key, Labels]) -> dict[Key, str]:
+def _names(entry: ClaimFile, cells: Mapping[Key, Labels]) -> dict[Key, str]:
     """What to call each cell: by the labels the claim speaks of, and more where two look alike."""
-    mentioned = {*raw.get("a", {}), *raw.get("b", {}), *raw.get("over", []), raw.get("along")}
+    mentioned = {*entry.labels, *entry.over}
     labels = sorted(_labels(cells), key="column".__eq__)  # the column comes last
     chosen = [label for label in labels if label in mentioned]
     for extra in [label for label in labels if label not in mentioned]:
@@ -260,44 +271,3 @@ def _name(labels: Labels, chosen: Sequence[str]) -> str:
 def _some(texts: Sequence[str], most: int = 3) -> str:
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
-
-
-def check_keys(raw: Iterable[str], allowed: Iterable[str], where: str) -> None:
-    """Raise UserError, with the nearest known one, for a key that is not allowed."""
-    allowed = list(allowed)
-    for key in raw:
-        if key not in allowed:
-            raise UserError(f"{where}: unknown key '{key}'{suggest(str(key), allowed)}")
-
-
-REQUIRED: Any = object()  # not None, which is a default like another
-
-
-def take(raw: Mapping[str, Any], key: str, kind: type, where: str, default: Any = REQUIRED) -> Any:
-    """The value of `key`, checked to be a `kind` (an integer passes as a float).
-
-    Raises UserError when it is of another type, or missing without a default.
-    """
-    if key not in raw:
-        if default is REQUIRED:
-            raise UserError(f"{where}: '{key}' is missing")
-        return default
-    value = raw[key]
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where}: '{key}' must be {_TYPE_NAMES[kind]}, not {value!r}")
-    return value
-
-
-def take_words(
-    raw: Mapping[str, Any], key: str, where: str, default: Sequence[str] = REQUIRED
-) -> list[str]:
-    """The list of texts at `key`; errors as `take`."""
-    words = list(take(raw, key, list, where, default))
-    if not all(isinstance(word, str) for word in words):
-        raise UserError(f"{where}: '{key}' must be a list of texts, not {words!r}")
-    return words
-
-
-_TYPE_NAMES = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
-_TYPE_NAMES |= {list: "a list", dict: "a table"}

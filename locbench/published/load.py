@@ -6,99 +6,26 @@ another name is a table of ours, on what a paper leaves open: its cells need no 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from locbench.errors import UserError
 from locbench.paths import tables_dir
 from locbench.plugins.entry import suggest
-from locbench.published.claims import Claim, Key, build_claim, check_keys, take, take_words
-from locbench.published.table import Cell, Column, Published, Row
-from locbench.recipes.validation import merge
+from locbench.published.claims import Claim, build_claim
+from locbench.published.fills import check_cell, check_fill
+from locbench.published.table import Cell, Column, Published, Row, Table
+from locbench.recipes.reading import NotNegative, Number, check_keys, hints, read, read_toml, typed
 
+logger = logging.getLogger(__name__)
 PAPERS = ("loco", "auglocal")  # in this order; `table1` alone is the first one's
-FILL_KEYS = (
-    "recipe",
-    "downstream",
-    "evaluation",
-    "rule",
-    "network",
-    "weights",
-    "convention",
-    "over",
-    "set",
-)
-ON_A_GPU = ("gpu",)  # evaluations that need one
-# Evaluations that stand beside published numbers alone: a stage of one network may not be there
-# in another, and not every rule has a published time.
-BESIDE_PRINT = ("cost", *ON_A_GPU)
+Label = str | int | float  # of a row: ours are texts and depths
 MARKS = {"cited": "*", "inferred": "?", "ours": "†"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A published table in the order of the paper, or one of ours, which has no number."""
-
-    name: str  # "loco/table1"
-    paper: str
-    number: int | None
-    title: str
-    source: str
-    caption: str
-    notes: tuple[str, ...]
-    label_names: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    claims: tuple[Claim, ...] = ()
-    fill: dict[str, Any] = field(default_factory=dict)
-    smoke: dict[str, str] = field(default_factory=dict)  # rows and columns run there unless asked
-
-    def cells(self) -> Iterator[Cell]:
-        """The cells row by row: those with a published value, or that a run can fill.
-
-        Some columns and evaluations (BESIDE_PRINT) stand beside published numbers alone.
-        """
-        for row in self.rows:
-            for column in self.columns:
-                published, fill = row.published.get(column.key), self._fill(row, column)
-                if published is not None or (fill is not None and _shown(row, column, fill)):
-                    yield Cell(self.name, row, column, published, fill, self.number is None)
-
-    def values(self) -> dict[Key, float]:
-        """The published numbers, as claims take them; cells of text are left out."""
-        return {
-            cell.key: cell.published.value
-            for cell in self.cells()
-            if cell.published is not None and not isinstance(cell.published.value, str)
-        }
-
-    def _fill(self, row: Row, column: Column) -> dict[str, Any] | None:
-        # A row says that it can be filled; the table and the column only say how.
-        if row.cited or not row.fill:
-            return None
-        own = {"set": row.sets[column.key]} if column.key in row.sets else {}
-        fill = merge(merge(merge(self.fill, column.fill), row.fill), own)
-        return None if row.further and sets_rule(fill) else fill
-
-
-def sets_rule(fill: dict[str, Any]) -> bool:
-    """Whether a fill sets something of a rule, which another rule has not."""
-    return any(key.startswith("rule.") for key in fill.get("set", {}))
-
-
-def _shown(row: Row, column: Column, fill: dict[str, Any]) -> bool:
-    """Whether a cell that nobody published is one of the table."""
-    evaluation = fill.get("evaluation")
-    if row.further:
-        return evaluation not in ON_A_GPU
-    if column.beside:
-        return column.beside in row.published
-    return evaluation not in BESIDE_PRINT
 
 
 def table_names() -> list[str]:
@@ -112,8 +39,8 @@ def table_names() -> list[str]:
         place = PAPERS.index(paper) if paper in PAPERS else len(PAPERS)
         return place, paper, math.inf if number is None else number, path.stem
 
-    found = sorted(tables_dir().glob("*/*.toml"), key=order)
-    return [f"{path.parent.name}/{path.stem}" for path in found]
+    paths = sorted(tables_dir().glob("*/*.toml"), key=order)
+    return [f"{path.parent.name}/{path.stem}" for path in paths]
 
 
 def _number(stem: str) -> int | None:
@@ -144,181 +71,153 @@ def resolve_name(name: str, paper: str | None = None) -> str:
 def load_table(name: str) -> Table:
     """Read and check a table: `loco/table1`, or any name that `resolve_name` takes.
 
-    Raises UserError, naming the file and the key, for anything that the format does not know.
+    Raises UserError, naming the file and the key, for anything that the format does not know, and
+    for a rule, network, evaluation, recipe, setting or metric that locbench has not.
     """
     full = resolve_name(name)
     path = tables_dir() / f"{full}.toml"
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    return _table(full, raw, str(path))
+    return _table(full, read(read_toml(path), TableFile, where=str(path)), str(path))
 
 
-def _table(name: str, raw: dict[str, Any], where: str) -> Table:
-    check_keys(raw, (*_TEXTS, "notes", "labels", "defaults", "columns", "rows", *_LATER), where)
-    labels = take_words(raw, "labels", where)
-    defaults = take(raw, "defaults", dict, where, {})
-    columns = tuple(
-        _column({**defaults, **_entry(entry, f"{where}: column {n}")}, f"{where}: column {n}")
-        for n, entry in enumerate(take(raw, "columns", list, where), start=1)
-    )
-    for n, column in enumerate(columns, start=1):
+def readable_tables() -> Iterator[Table]:
+    """Every table whose file can be read; a warning says what is wrong with another."""
+    for name in table_names():
+        try:
+            yield load_table(name)
+        except UserError as error:
+            logger.warning("table %s is left out: %s", name, error)
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """What the file of a table may hold."""
+
+    title: str
+    source: str
+    caption: str
+    labels: tuple[str, ...]
+    columns: list
+    rows: list
+    notes: tuple[str, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    fill: dict[str, Any] = field(default_factory=dict)
+    smoke: dict[str, str] = field(default_factory=dict)
+    claims: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """What a row may hold besides its labels and cells."""
+
+    cited: bool = False
+    source: str = ""
+    inferred: dict[str, str] = field(default_factory=dict)
+    fill: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CellFile:
+    """What a cell may hold, written out."""
+
+    value: Number | str
+    std: NotNegative | None = None
+    n: int | None = None
+    ours: bool = False
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+def _table(name: str, file: TableFile, where: str) -> Table:
+    columns = tuple(_column(raw, n, file, where) for n, raw in enumerate(file.columns, 1))
+    keys = [column.key for column in columns]
+    for column in columns:
         if column.beside:
-            keys = [other.key for other in columns]
-            check_keys([column.beside], keys, f"{where}: column {n}: beside")
-    names = [*labels, *(column.key for column in columns), *_ROW_KEYS]
+            check_keys([column.beside], keys, where=f"{where}: column '{column.key}': beside")
+    names = [*file.labels, *keys, *hints(RowFile)]
     if twice := sorted({x for x in names if names.count(x) > 1} | {"column"} & set(names)):
         raise UserError(f"{where}: '{twice[0]}' names two things; labels and columns share names")
-    reasons = take(raw, "reasons", dict, where, {})
-    rows = tuple(
-        _row(_entry(entry, f"{where}: row {n + 1}"), n, labels, columns, reasons, where)
-        for n, entry in enumerate(take(raw, "rows", list, where))
-    )
-    _check_rows(rows, reasons, where)
+    rows = tuple(_row(raw, n, file, columns, where) for n, raw in enumerate(file.rows))
+    _check_rows(rows, file.reasons, where)
+    check_keys(file.smoke, ("rows", "columns"), where=f"{where}: smoke")
+    check_fill(file.fill, where=f"{where}: fill")
     paper, stem = name.split("/")
-    fill = _fill(take(raw, "fill", dict, where, {}), f"{where}: fill")
-    texts = {key: take(raw, key, str, where) for key in _TEXTS}
-    notes = tuple(take_words(raw, "notes", where, []))
-    parts = (notes, tuple(labels), columns, rows)
-    smoke = take(raw, "smoke", dict, where, {})
-    check_keys(smoke, ("rows", "columns"), f"{where}: smoke")
-    smoke = {key: take(smoke, key, str, f"{where}: smoke") for key in smoke}
-    table = Table(name, paper, _number(stem), *texts.values(), *parts, fill=fill, smoke=smoke)
-    for cell in table.cells():
-        if cell.fill is not None and (lacks := [k for k in _FILL_NEEDS if k not in cell.fill]):
-            raise UserError(f"{where}: row {cell.row.index + 1}: its fill has no '{lacks[0]}'")
-    return _with_claims(table, take(raw, "claims", list, where, []), where)
-
-
-_TEXTS = ("title", "source", "caption")
-_LATER = ("reasons", "fill", "smoke", "claims")
-_ROW_KEYS = ("cited", "source", "inferred", "fill")
-_FILL_NEEDS = ("recipe", "evaluation", "rule", "network")
-
-
-def _with_claims(table: Table, raw: list[Any], where: str) -> Table:
-    cells = {cell.key: {**cell.row.labels, "column": cell.column.key} for cell in table.cells()}
-    text = {c.column.key for c in table.cells() if c.published and _is_text(c.published.value)}
-    columns = [c.key for c in table.columns if not c.ours and c.key not in text]
-    claims = [
-        build_claim(_entry(entry, f"{where}: claim {n}"), cells, columns, f"{where}: claim {n}")
-        for n, entry in enumerate(raw, start=1)
-    ]
-    return Table(**{**vars(table), "claims": tuple(claims)})
-
-
-def _entry(entry: Any, where: str) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        raise UserError(f"{where}: must be a table of keys, not {entry!r}")
-    return entry
-
-
-def _column(raw: dict[str, Any], where: str) -> Column:
-    check_keys(raw, Column.__dataclass_fields__, where)
-    key = take(raw, "key", str, where)
-    where = f"{where} ('{key}')"
-    column = Column(
-        key=key,
-        label=take(raw, "label", str, where),
-        metric=take(raw, "metric", str, where),
-        unit=take(raw, "unit", str, where, ""),
-        decimals=take(raw, "decimals", int, where, 0),
-        tolerance=take(raw, "tolerance", float, where, None),
-        higher_is_better=take(raw, "higher_is_better", bool, where, None),
-        ours=take(raw, "ours", bool, where, False),
-        fill=_fill(take(raw, "fill", dict, where, {}), f"{where}: fill"),
-        tolerance_percent=take(raw, "tolerance_percent", float, where, None),
-        beside=take(raw, "beside", str, where, ""),
+    table = Table(
+        name=name,
+        paper=paper,
+        number=_number(stem),
+        title=file.title,
+        source=file.source,
+        caption=file.caption,
+        notes=file.notes,
+        label_names=file.labels,
+        columns=columns,
+        rows=rows,
+        fill=file.fill,
+        smoke=file.smoke,
     )
+    cells = list(table.cells())
+    for cell in cells:
+        check_cell(cell, where=f"{where}: row {cell.row.index + 1}")
+    return replace(table, claims=_claims(cells, columns, file.claims, where))
+
+
+def _column(raw: Any, number: int, file: TableFile, where: str) -> Column:
+    values = {**file.defaults, **typed(raw, dict, where=f"{where}: column {number}")}
+    where = f"{where}: column {values.get('key', number)!r}"
+    column = read(values, Column, where=where)
+    check_fill(column.fill, where=f"{where}: fill")
     if column.tolerance is not None and column.tolerance_percent is not None:
         raise UserError(f"{where}: give 'tolerance' or 'tolerance_percent', not both")
     return column
 
 
-def _row(
-    raw: dict[str, Any],
-    index: int,
-    labels: list[str],
-    columns: tuple[Column, ...],
-    reasons: dict[str, Any],
-    where: str,
-) -> Row:
-    where = f"{where}: row {index + 1}"
-    check_keys(raw, [*labels, *(column.key for column in columns), *_ROW_KEYS], where)
-    named = {label: raw[label] for label in labels if label in raw}
-    for label, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise UserError(f"{where}: label '{label}' must be text or a number, not {value!r}")
-    published = {c.key: _published(raw[c.key], c, where) for c in columns if c.key in raw}
-    sets = {c.key: _cell_set(raw.get(c.key), f"{where}: '{c.key}'") for c in columns}
-    inferred = take(raw, "inferred", dict, where, {})
-    check_keys(inferred, [*named, *published], f"{where}: inferred")
-    check_keys((take(inferred, key, str, where) for key in inferred), reasons, f"{where}: inferred")
-    cited, source = take(raw, "cited", bool, where, False), take(raw, "source", str, where, "")
-    if cited and not source:
+def _row(raw: Any, index: int, file: TableFile, columns: tuple[Column, ...], where: str) -> Row:
+    where, keys = f"{where}: row {index + 1}", [column.key for column in columns]
+    check_keys(typed(raw, dict, where=where), [*file.labels, *keys, *hints(RowFile)], where=where)
+    row = read({key: raw[key] for key in hints(RowFile) if key in raw}, RowFile, where=where)
+    labels = {k: typed(raw[k], Label, where=f"{where}: '{k}'") for k in file.labels if k in raw}
+    cells = {c.key: _cell(raw[c.key], c, where) for c in columns if c.key in raw}
+    check_keys(row.inferred, [*labels, *cells], where=f"{where}: inferred")
+    check_keys(row.inferred.values(), file.reasons, where=f"{where}: inferred")
+    if row.cited and not row.source:
         raise UserError(f"{where}: 'source' is missing: a cited row says where it is cited from")
+    check_fill(row.fill, where=f"{where}: fill")
     return Row(
-        labels=named,
-        cited=cited,
-        source=source,
-        inferred=tuple(inferred),
-        fill=_fill(take(raw, "fill", dict, where, {}), f"{where}: fill"),
-        published=published,
+        labels=labels,
+        cited=row.cited,
+        source=row.source,
+        inferred=tuple(row.inferred),
+        fill=row.fill,
+        published={key: published for key, (published, _) in cells.items()},
         index=index,
-        reasons={key: take(reasons, code, str, where) for key, code in inferred.items()},
-        sets={key: values for key, values in sets.items() if values},
+        reasons={key: file.reasons[reason] for key, reason in row.inferred.items()},
+        sets={key: values for key, (_, values) in cells.items() if values},
     )
 
 
-def _published(raw: Any, column: Column, where: str) -> Published:
-    """93.73, [93.73, 0.04] with a standard deviation, {value, std, n, ours, set}, or text."""
+def _cell(raw: Any, column: Column, where: str) -> tuple[Published, dict[str, Any]]:
+    """What is published, and what the cell sets of the recipe.
+
+    93.73, [93.73, 0.04] with a standard deviation, {value, std, n, ours, set}, or text.
+    """
     where = f"{where}: '{column.key}'"
     if isinstance(raw, list):
-        if len(raw) != 2:
-            raise UserError(f"{where}: a list is [value, standard deviation], not {raw!r}")
-        raw = {"value": raw[0], "std": raw[1]}
+        value, std = typed(raw, tuple[Number, Number], where=f"{where}: [value, std]")
+        raw = {"value": value, "std": std}
     elif not isinstance(raw, dict):
         raw = {"value": raw}
-    check_keys(raw, ("value", "std", "n", "ours", "set"), where)
-    ours = take(raw, "ours", bool, where, False) or column.ours
-    if _is_text(raw.get("value")):
-        check_keys(raw, ("value", "ours"), f"{where} (text)")
-        return Published(raw["value"], ours=ours)
-    value, std = take(raw, "value", float, where), take(raw, "std", float, where, None)
-    for number in (value, std):
-        if number is not None and round(number, column.decimals) != number:
+    cell = read(raw, CellFile, where=where)
+    if isinstance(cell.value, str):
+        check_keys(raw, ("value", "ours"), where=f"{where} (text)")
+    for number in (cell.value, cell.std):
+        if isinstance(number, float) and round(number, column.decimals) != number:
             raise UserError(f"{where}: {number} has more than {column.decimals} decimals")
-    std = None if std is None else float(std)
-    return Published(float(value), std, take(raw, "n", int, where, None), ours)
+    if cell.set:
+        check_fill({"set": cell.set}, where=where)
+    return Published(cell.value, cell.std, cell.n, cell.ours or column.ours), cell.set
 
 
-def _cell_set(raw: Any, where: str) -> dict[str, Any]:
-    """What one cell sets of the recipe, over its row's and its column's."""
-    own = raw.get("set", {}) if isinstance(raw, dict) else {}
-    return _fill({"set": own}, where)["set"] if own else {}
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _fill(raw: dict[str, Any], where: str) -> dict[str, Any]:
-    check_keys(raw, FILL_KEYS, where)
-    for key in raw:
-        take(raw, key, dict if key in ("set", "over") else str, where)
-    for key, value in raw.get("set", {}).items():
-        if not isinstance(value, str | int | float):
-            hint = 'quote the key, as in set = { "probe.profile" = "moco" }'
-            raise UserError(f"{where}: set: '{key}' must be one value, not {value!r}; {hint}")
-    if "over" in raw:
-        check_keys(raw["over"], ("rule", "set"), f"{where}: over")
-        take(raw["over"], "rule", str, f"{where}: over")
-        _fill({"set": raw["over"].get("set", {})}, f"{where}: over")
-    return raw
-
-
-def _check_rows(rows: tuple[Row, ...], reasons: dict[str, Any], where: str) -> None:
+def _check_rows(rows: tuple[Row, ...], reasons: dict[str, str], where: str) -> None:
     seen: dict[tuple, int] = {}
     for row in rows:
         labels = tuple(row.labels.items())
@@ -329,6 +228,18 @@ def _check_rows(rows: tuple[Row, ...], reasons: dict[str, Any], where: str) -> N
     for code, text in reasons.items():
         if text not in used:
             raise UserError(f"{where}: reason '{code}' is not used by any row")
+
+
+def _claims(
+    cells: list[Cell], columns: tuple[Column, ...], entries: list[Any], where: str
+) -> tuple[Claim, ...]:
+    labels = {cell.key: {**cell.row.labels, "column": cell.column.key} for cell in cells}
+    texts = {c.column.key for c in cells if c.published and isinstance(c.published.value, str)}
+    numeric = [column.key for column in columns if not column.ours and column.key not in texts]
+    return tuple(
+        build_claim(entry, labels, numeric, where=f"{where}: claim {n}")
+        for n, entry in enumerate(entries, 1)
+    )
 
 
 def layout(table: Table) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""Further rows of a table: other rules under the protocol of the rows that are there.
+"""Rows added to a table: other rules under the protocol of the rows that are there.
 
 Rows whose fills differ in the rule and its settings alone are of one protocol: for each there is
 one row more, with the labels that those rows share and the rule's name for the method.
@@ -14,10 +14,9 @@ from typing import Any
 from locbench.errors import UserError
 from locbench.plugins.entry import TAUGHT_BY, UNTRAINED
 from locbench.plugins.registry import RULES
-from locbench.published.load import Table, sets_rule
-from locbench.published.table import Row
+from locbench.published.table import Row, Table, sets_rule
 from locbench.recipes.load import load_recipe
-from locbench.recipes.validation import merge
+from locbench.recipes.reading import merge
 
 METHOD = "method"  # the label that names a rule
 # What goes with a rule: its name, the file that the paper has of it, and how it was counted.
@@ -57,14 +56,14 @@ def with_rules(table: Table, rules: Sequence[str]) -> Table:
 
 def _protocols(table: Table) -> list[list[Row]]:
     """The rows that train a network, by what fills them besides the rule."""
-    found: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in table.rows:
         if METHOD not in row.labels or row.cited or _rule(table, row) in (None, UNTRAINED):
             continue
         key = json.dumps([_plain(row.fill), _plain_sets(row)], sort_keys=True)
-        found.setdefault(key, []).append(row)
+        groups.setdefault(key, []).append(row)
     columns = [merge(table.fill, column.fill) for column in table.columns]
-    return [] if all(map(sets_rule, columns)) else list(found.values())
+    return [] if all(map(sets_rule, columns)) else list(groups.values())
 
 
 def _gives(table: Table, row: Row) -> str:
@@ -77,9 +76,9 @@ def _rule(table: Table, row: Row) -> str | None:
 
 def _plain(fill: dict[str, Any]) -> dict[str, Any]:
     """A fill without what is its rule's."""
-    own = {k: v for k, v in fill.get("set", {}).items() if not k.startswith("rule.")}
+    sets = {k: v for k, v in fill.get("set", {}).items() if not k.startswith("rule.")}
     rest = {k: v for k, v in fill.items() if k not in (*OF_RULE, "set")}
-    return {**rest, **({"set": own} if own else {})}
+    return {**rest, **({"set": sets} if sets else {})}
 
 
 def _plain_sets(row: Row) -> dict[str, Any]:
@@ -99,5 +98,5 @@ def _row(group: Sequence[Row], rule: str, index: int) -> Row:
         published={},
         index=index,
         sets=_plain_sets(first),
-        further=True,
+        added=True,
     )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from locbench.errors import UserError
-from locbench.published.claims import Key
+from locbench.published.claims import Claim, Key
+from locbench.recipes.reading import NotNegative, merge
+
+ON_A_GPU = ("gpu",)  # evaluations that need one
+# Evaluations that stand beside published numbers alone: a stage of one network may not be there
+# in another, and not every rule has a published time.
+BESIDE_PRINT = ("count", *ON_A_GPU)
 
 
 @dataclass(frozen=True)
@@ -26,13 +33,13 @@ class Column:
     key: str
     label: str
     metric: str  # the name of the figure in a record; {label} and {convention} are the row's
-    unit: str
-    decimals: int
-    tolerance: float | None = None
+    unit: str = ""
+    decimals: int = 0
+    tolerance: NotNegative | None = None
     higher_is_better: bool | None = None
     ours: bool = False  # the paper has no such column
     fill: dict[str, Any] = field(default_factory=dict)
-    tolerance_percent: float | None = None
+    tolerance_percent: NotNegative | None = None
     beside: str = ""  # the column whose printed cells this one, of ours, stands beside
 
 
@@ -49,7 +56,7 @@ class Row:
     index: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single cells, by column
-    further: bool = False  # of a rule that the paper has not: see `locbench.published.rule_rows`
+    added: bool = False  # of a rule that the paper has not: see `locbench.published.rule_rows`
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Cell:
     @property
     def inside(self) -> bool:
         """Whether it stands in the table itself; what has no place in print is shown beside it."""
-        if self.row.further:
+        if self.row.added:
             return self.own or not self.column.ours
         return self.own or self.published is not None or self.row.cited
 
@@ -78,11 +85,11 @@ class Cell:
     @property
     def metric(self) -> str:
         """The name of its figure in a record; UserError for a label that the row has not."""
-        known = {**self.row.labels, **(self.fill or {})}
+        names = {**self.row.labels, **(self.fill or {})}
         try:
-            return self.column.metric.format_map(known)
+            return self.column.metric.format_map(names)
         except KeyError as error:
-            key = f"{self.table}: column '{self.column.key}': metric '{self.column.metric}'"
+            key = f"column '{self.column.key}' of {self.table}: metric '{self.column.metric}'"
             raise UserError(f"{key}: row {self.row.index + 1} has no {error}") from None
 
     @property
@@ -92,3 +99,61 @@ class Cell:
         if percent is None or published is None or isinstance(published.value, str):
             return self.column.tolerance
         return abs(published.value) * percent / 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table in the order of the paper, or one of ours, which has no number."""
+
+    name: str  # "loco/table1"
+    paper: str
+    number: int | None
+    title: str
+    source: str
+    caption: str
+    notes: tuple[str, ...]
+    label_names: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...] = ()
+    fill: dict[str, Any] = field(default_factory=dict)
+    smoke: dict[str, str] = field(default_factory=dict)  # rows and columns run there unless asked
+
+    def cells(self) -> Iterator[Cell]:
+        """The cells row by row: those with a published value, or that a run can fill.
+
+        Some columns and evaluations (BESIDE_PRINT) stand beside published numbers alone.
+        """
+        for row in self.rows:
+            for column in self.columns:
+                published, fill = row.published.get(column.key), self._fill(row, column)
+                if published is not None or (fill is not None and _shown(row, column, fill)):
+                    yield Cell(self.name, row, column, published, fill, self.number is None)
+
+    def values(self) -> dict[Key, float]:
+        """The published numbers, as claims take them; cells of text are left out."""
+        published = ((cell.key, cell.published) for cell in self.cells())
+        return {k: p.value for k, p in published if p and not isinstance(p.value, str)}
+
+    def _fill(self, row: Row, column: Column) -> dict[str, Any] | None:
+        # A row says that it can be filled; the table and the column only say how.
+        if row.cited or not row.fill:
+            return None
+        sets = {"set": row.sets[column.key]} if column.key in row.sets else {}
+        fill = merge(merge(merge(self.fill, column.fill), row.fill), sets)
+        return None if row.added and sets_rule(fill) else fill
+
+
+def sets_rule(fill: dict[str, Any]) -> bool:
+    """Whether a fill sets something of a rule, which another rule has not."""
+    return any(key.startswith("rule.") for key in fill.get("set", {}))
+
+
+def _shown(row: Row, column: Column, fill: dict[str, Any]) -> bool:
+    """Whether a cell that nobody published is one of the table."""
+    evaluation = fill.get("evaluation")
+    if row.added:
+        return evaluation not in ON_A_GPU
+    if column.beside:
+        return column.beside in row.published
+    return evaluation not in BESIDE_PRINT

@@ -12,19 +12,20 @@ if TYPE_CHECKING:
     from locbench.recipes.recipe import Recipe
 
 
-def check_units(asked: Mapping[str, Any], own: Detection, found: Detection) -> None:
+def check_units(overrides: Mapping[str, Any], before: Detection, after: Detection) -> None:
     """UserError for overrides of a detector's length that would not mean what they say."""
-    if "detection.split" in asked:
+    if "detection.split" in overrides:
         raise UserError("override detection.split: every split is a run; set detection.splits")
-    if found.iterations and "detection.epochs" in asked:
+    if after.iterations and "detection.epochs" in overrides:
         raise UserError(
-            f"override detection.epochs: detection.iterations = {found.iterations} goes before it; "
+            f"override detection.epochs: detection.iterations = {after.iterations} goes before it; "
             "set detection.iterations and detection.milestones"
         )
-    if bool(own.iterations) != bool(found.iterations) and "detection.milestones" not in asked:
-        unit = ("epochs", "iterations") if found.iterations else ("iterations", "epochs")
+    other_unit = bool(before.iterations) != bool(after.iterations)
+    if other_unit and "detection.milestones" not in overrides:
+        unit = ("epochs", "iterations") if after.iterations else ("iterations", "epochs")
         raise UserError(
-            f"override detection.iterations: detection.milestones = {list(own.milestones)} are "
+            f"override detection.iterations: detection.milestones = {list(before.milestones)} are "
             f"{unit[0]}; set them too, in {unit[1]}"
         )
 
@@ -39,18 +40,18 @@ def check_together(recipe: Recipe, where: str) -> None:
         milestones, name = list(section.milestones), type(section).__name__.lower()
         if milestones != sorted(set(milestones)):
             raise UserError(f"{where}: {name}.milestones must rise, not {milestones}")
-    if (asked := recipe.detection) is not None:
-        length = asked.iterations or asked.epochs
+    if (detection := recipe.detection) is not None:
+        length = detection.iterations or detection.epochs
         if milestones and milestones[-1] >= length:
-            unit = "iterations" if asked.iterations else "epochs"
+            unit = "iterations" if detection.iterations else "epochs"
             raise UserError(
                 f"{where}: detection.milestones {milestones} must lie before the end, "
                 f"detection.{unit} = {length}; set both"
             )
-        if asked.iterations and asked.warmup > asked.iterations:
+        if detection.iterations and detection.warmup > detection.iterations:
             raise UserError(
-                f"{where}: detection.warmup = {asked.warmup} is longer than "
-                f"detection.iterations = {asked.iterations}; set both"
+                f"{where}: detection.warmup = {detection.warmup} is longer than "
+                f"detection.iterations = {detection.iterations}; set both"
             )
     accumulate, batch = recipe.training.accumulate, recipe.training.batch
     if batch % accumulate or batch < 2 * accumulate:

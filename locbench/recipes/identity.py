@@ -1,11 +1,36 @@
-"""The hash that tells runs and recipes apart."""
+"""Identity: what of a recipe decides a result, and the hash that tells runs apart."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from locbench.recipes.schema import SECTIONS
+
+FIRST_FORMS = tuple(forms[0] for forms in SECTIONS.values())
+
+
+def differing(section: Any) -> dict[str, Any]:
+    """The values of a recipe's section that are not its form's defaults, as JSON has them.
+
+    With the `name` of a form that is not the section's first, and with the form's version from 2
+    on: that goes up when the value of a default changes. A new key with a default that changes
+    nothing is not in it.
+    """
+    form = type(section)
+    values = {
+        field.name: list(value) if isinstance(value, tuple) else value
+        for field in dataclasses.fields(section)
+        if (value := getattr(section, field.name)) != field.default
+    }
+    if not isinstance(section, FIRST_FORMS):
+        values["name"] = section.name
+    if form.VERSION > 1:
+        values["version"] = form.VERSION
+    return values
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
@@ -14,3 +39,17 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
         identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_of_any_precision(identity: Mapping[str, Any], parent: tuple[str, str] | None) -> str:
+    """A hash without the precision that a run, or a run that it reads, was trained in.
+
+    `parent` is the hash of that run in the identity, and the one to put in its place.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(inner) for key, inner in value.items() if key != "precision"}
+        return parent[1] if parent is not None and value == parent[0] else value
+
+    return identity_hash(plain(identity))

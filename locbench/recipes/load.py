@@ -10,8 +10,7 @@ profiles that are not asked for, so that an error names the file and the key.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,10 @@ from locbench.errors import UserError
 from locbench.paths import recipes_dir
 from locbench.plugins.entry import suggest
 from locbench.recipes.constraints import check_together, check_units
+from locbench.recipes.reading import errors_at, merge, read_toml, typed
 from locbench.recipes.recipe import SCALES, Recipe
-from locbench.recipes.schema import (
-    OPTIONAL,
-    SECTIONS,
-    Probe,
-)
-from locbench.recipes.validation import (
-    FREE,
-    build_form,
-    check_dotted,
-    check_section,
-    merge,
-    overlay,
-)
+from locbench.recipes.schema import OPTIONAL, SECTIONS, Probe
+from locbench.recipes.validation import FREE, build_form, check_dotted, check_section, overlay
 
 
 def recipe_names() -> list[str]:
@@ -61,9 +50,9 @@ def load_recipe(
     paper, *scaled = _layers(files, name, scale)
     groups = [
         paper,
-        [_Layer(check_dotted(SECTIONS, cell or {}, "the cell's set"), {})],
+        [_Layer(check_dotted(cell or {}, where="the cell's set"), {})],
         *scaled,
-        [_Layer(check_dotted(SECTIONS, overrides or {}, "override"), {})],
+        [_Layer(check_dotted(overrides or {}, where="override"), {})],
     ]
     profile = _choose_profile(groups, files[-1].path)
     values = _merge(groups, profile)
@@ -92,14 +81,14 @@ def load_joint(
         return {key: v for key, v in given if key.startswith("detection.") is detection}
 
     recipe = load_recipe(name, scale, part(overrides, False), part(cell, False))
-    asked = part(overrides, True)
-    found = load_recipe(downstream, scale, asked, part(cell, True)).detection
-    if found is None:
+    changes = part(overrides, True)
+    detection = load_recipe(downstream, scale, changes, part(cell, True)).detection
+    if detection is None:
         raise UserError(f"recipe '{downstream}' has no section [detection]")
-    if asked:
-        check_units(asked, load_recipe(downstream, scale).detection, found)
+    if changes:
+        check_units(changes, load_recipe(downstream, scale).detection, detection)
     leaf = downstream.removesuffix(".toml").split("/")[-1]
-    return dataclasses.replace(recipe, detection=found, downstream=leaf)
+    return dataclasses.replace(recipe, detection=detection, downstream=leaf)
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -111,8 +100,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     if "probe.profile" in overrides:
         chosen = {"probe.profile": overrides["probe.profile"]}
         values["probe"] = load_recipe(recipe.name, recipe.scale, chosen).as_dict()["probe"]
-    for section, entries in check_dotted(SECTIONS, overrides, "override").items():
-        values[section] = overlay(SECTIONS, section, values[section], entries)
+    for section, entries in check_dotted(overrides, where="override").items():
+        values[section] = overlay(section, values[section], entries)
     return recipe_from_dict(values, f"{recipe.name} with overrides")
 
 
@@ -125,7 +114,7 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
         raise UserError(f"{where}: unknown scale '{values['scale']}'; run it again")
     heads = ("name", "scale", "title", "downstream")
     sections = {k: v for k, v in values.items() if k not in heads}
-    checked = {s: check_section(SECTIONS, s, entries, where) for s, entries in sections.items()}
+    checked = {s: check_section(s, entries, where=where) for s, entries in sections.items()}
     recipe = _build(checked, values["name"], values["scale"], values.get("title", ""), where)
     return dataclasses.replace(recipe, downstream=values.get("downstream", ""))
 
@@ -152,13 +141,11 @@ class _File:
 
 def _files(name: str) -> list[_File]:
     """The file, after the one it extends if it does."""
-    file = _read(_path(name))
+    file = _read(recipe_path(name))
     if file.extends is None:
         return [file]
-    try:
-        base = _read(_path(file.extends))
-    except UserError as error:
-        raise UserError(f"{file.path}: extends '{file.extends}': {error}") from error
+    with errors_at(f"{file.path}: extends '{file.extends}'"):
+        base = _read(recipe_path(file.extends))
     if base.extends is not None:
         raise UserError(
             f"{file.path}: extends '{file.extends}', which itself extends '{base.extends}'; "
@@ -167,8 +154,11 @@ def _files(name: str) -> list[_File]:
     return [base, file]
 
 
-def _path(name: str) -> Path:
-    """The file of a recipe; a file's own name may lack its .toml, as in `Recipe.name`."""
+def recipe_path(name: str) -> Path:
+    """The file of a recipe; a file's own name may lack its .toml, as in `Recipe.name`.
+
+    UserError, with the nearest name, where there is none.
+    """
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
@@ -181,25 +171,17 @@ def _path(name: str) -> Path:
 
 
 def _read(path: Path) -> _File:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
-    heads = {}
-    for key in ("title", "extends"):
-        heads[key] = table.pop(key, None)
-        if not isinstance(heads[key], str | None):
-            raise UserError(f"{path}: {key} must be a string")
-    scales = table.pop("scales", {})
-    if not isinstance(scales, dict):
-        raise UserError(f"{path}: scales must be tables such as [scales.smoke.schedule]")
+    table = read_toml(path)
+    title = typed(table.pop("title", ""), str, where=f"{path}: title")
+    extends = typed(table.pop("extends", None), str | None, where=f"{path}: extends")
+    scales = typed(table.pop("scales", {}), dict, where=f"{path}: scales")
     for scale in scales:
         if scale not in SCALES[1:]:
             raise UserError(f"{path}: unknown scale '{scale}'{suggest(scale, SCALES[1:])}")
     return _File(
         path=path,
-        title=heads["title"] or "",
-        extends=heads["extends"],
+        title=title,
+        extends=extends,
         paper=_layer(table, str(path), ("title", "extends", "scales")),
         scales={scale: _layer(t, f"{path}: scales.{scale}") for scale, t in scales.items()},
     )
@@ -209,27 +191,23 @@ def _layer(table: Any, where: str, heads: tuple[str, ...] = ()) -> _Layer:
     """The sections of a file or of one of its scales; `heads` are what else may stand there."""
     sections: dict[str, dict[str, Any]] = {}
     profiles: dict[str, dict[str, Any]] = {}
-    if not isinstance(table, dict):
-        raise UserError(f"{where}: must be a table of sections, such as [schedule]")
-    for section, entries in table.items():
+    for section, entries in typed(table, dict, where=where).items():
         if section not in SECTIONS and section not in FREE:
-            known = (*SECTIONS, *FREE, *heads)
-            raise UserError(f"{where}: unknown section or key '{section}'{suggest(section, known)}")
+            near = suggest(section, (*SECTIONS, *FREE, *heads))
+            raise UserError(f"{where}: unknown section or key '{section}'{near}")
         if section == "probe" and isinstance(entries, dict):
             entries = dict(entries)
             profiles = _profiles(entries.pop("profiles", {}), where)
-        sections[section] = check_section(SECTIONS, section, entries, where)
+        sections[section] = check_section(section, entries, where=where)
     return _Layer(sections, profiles)
 
 
 def _profiles(table: Any, where: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(table, dict):
-        raise UserError(f"{where}: probe.profiles must be tables such as [probe.profiles.moco]")
-    for name, entries in table.items():
+    for name, entries in typed(table, dict, where=f"{where}: probe.profiles").items():
         if isinstance(entries, dict) and "profile" in entries:
             raise UserError(f"{where}: [probe.profiles.{name}] cannot choose a profile itself")
     return {
-        name: check_section(SECTIONS, "probe", entries, f"{where}: probe.profiles.{name}")
+        name: check_section("probe", entries, where=f"{where}: probe.profiles.{name}")
         for name, entries in table.items()
     }
 
@@ -257,7 +235,7 @@ def _merge(groups: list[list[_Layer]], profile: str) -> dict[str, dict[str, Any]
             for section, entries in layer.sections.items():
                 if section == "rules":
                     entries = merge(values.get(section, {}), entries)
-                values[section] = overlay(SECTIONS, section, values.get(section, {}), entries)
+                values[section] = overlay(section, values.get(section, {}), entries)
         for layer in group:
             values["probe"].update(layer.profiles.get(profile, {}))
     return values
@@ -265,16 +243,19 @@ def _merge(groups: list[list[_Layer]], profile: str) -> dict[str, dict[str, Any]
 
 def _choose_profile(groups: list[list[_Layer]], path: Path) -> str:
     """The probe profile asked for; the one that [probe] itself describes needs no section."""
-    named = [x.sections.get("probe", {}).get("profile") for group in groups for x in group]
-    in_paper = [x.sections.get("probe", {}).get("profile") for x in groups[0]]
-    own = next((name for name in in_paper if name), Probe().profile)
-    chosen = next((name for name in reversed(named) if name), own)
-    known = {own} | {name for group in groups for x in group for name in x.profiles}
-    if chosen not in known:
-        raise UserError(
-            f"{path}: unknown value '{chosen}' for probe.profile{suggest(chosen, sorted(known))}"
-        )
-    return chosen
+
+    def names(layers: Iterable[_Layer]) -> list[str]:
+        chosen = (layer.sections.get("probe", {}).get("profile") for layer in layers)
+        return [name for name in chosen if name]
+
+    layers = [layer for group in groups for layer in group]
+    first = [*names(groups[0]), Probe().profile][0]
+    profile = [first, *names(layers)][-1]
+    profiles = {first, *(name for layer in layers for name in layer.profiles)}
+    if profile not in profiles:
+        near = suggest(profile, sorted(profiles))
+        raise UserError(f"{path}: unknown value '{profile}' for probe.profile{near}")
+    return profile
 
 
 # --- the whole -------------------------------------------------------------------------------
@@ -284,11 +265,11 @@ def _build(
     values: Mapping[str, dict[str, Any]], name: str, scale: str, title: str, where: str
 ) -> Recipe:
     sections = {}
-    for section, forms in SECTIONS.items():
+    for section in SECTIONS:
         entries = values.get(section, {})
         if section in OPTIONAL and not entries:
             continue
-        sections[section] = build_form(forms, entries, where, section)
+        sections[section] = build_form(section, entries, where=where)
     free = {section: dict(values.get(section, {})) for section in FREE}
     recipe = Recipe(name, scale, title, **free, **sections)
     check_together(recipe, where)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from locbench.recipes.identity import identity_hash
+from locbench.recipes.reading import Scalar
 from locbench.recipes.schema import (
     OPTIONAL,
     SGD,
@@ -21,9 +22,6 @@ from locbench.recipes.schema import (
     ResizedCrop,
     Schedule,
     Training,
-)
-from locbench.recipes.validation import (
-    Scalar,
 )
 
 SCALES = ("paper", "small", "smoke")
@@ -70,9 +68,9 @@ class Recipe:
 
     def for_run(self, rule: str, network: str) -> Recipe:
         """This recipe with the settings of one rule on one network, those in `rule` over them."""
-        own = self.rules.get(rule, {})
-        plain = {key: value for key, value in own.items() if not isinstance(value, dict)}
-        settings = {**plain, **own.get(network, {}), **self.rule}
+        entries = self.rules.get(rule, {})
+        plain = {key: value for key, value in entries.items() if not isinstance(value, dict)}
+        settings = {**plain, **entries.get(network, {}), **self.rule}
         return dataclasses.replace(self, rule=settings, rules={})
 
     @property

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from locbench.recipes.validation import (
-    Count,
-    DataName,
-    DetectionName,
-    Fraction,
-    Hue,
-    Momentum,
-    NotNegative,
-    Pairs,
-    Positive,
-    Share,
-    Whole,
-)
+from msgspec import Meta
+
+from locbench.plugins.registry import DATASETS, DETECTION_SETS
+from locbench.recipes.reading import LARGEST, NotNegative, Number
+
+Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Momentum = Annotated[float, Meta(ge=0, lt=1)]
+Hue = Annotated[float, Meta(ge=0, le=0.5)]
+Count = Annotated[int, Meta(ge=1)]
+Pairs = Annotated[int, Meta(ge=2)]  # images: the negatives are other images
+Whole = Annotated[int, Meta(ge=0)]
+DataName = Annotated[str, DATASETS]
+DetectionName = Annotated[str, DETECTION_SETS]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Data:
     classes: of the classifier (0: as many as the data has).
     """
 
+    VERSION: ClassVar = 1
     name: DataName = "shapes"
     resolution: Count = 32
     train_images: Whole = 0
@@ -42,7 +45,8 @@ class Augmentation:
     its size as a share of the image's side; `mean` and `std` are of images in [0, 1].
     """
 
-    NAME: ClassVar = "simclr"
+    VERSION: ClassVar = 1
+    name: ClassVar = "simclr"
     area: tuple[Share, Share] = (0.08, 1.0)
     aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -56,7 +60,7 @@ class Augmentation:
     blur: Fraction = 0.5
     sigma: tuple[Positive, Positive] = (0.1, 2.0)
     kernel: Share = 0.1
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Number, Number, Number] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
 
@@ -67,12 +71,13 @@ class Crop:
     `interpolation` resizes images whose side is not the recipe's, before all else.
     """
 
+    VERSION: ClassVar = 1
     name: Literal["crop"] = "crop"
     padding: Whole = 4
     padding_mode: Literal["reflect", "zeros"] = "reflect"
     flip: Fraction = 0.5
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
     std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
 
@@ -80,12 +85,13 @@ class Crop:
 class ResizedCrop:
     """One view of supervised training: `Augmentation`'s random crop and flip, and no more."""
 
+    VERSION: ClassVar = 1
     name: Literal["resized crop"] = "resized crop"
     area: tuple[Share, Share] = (0.08, 1.0)
     aspect: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"
     flip: Fraction = 0.5
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Number, Number, Number] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
 
@@ -93,6 +99,7 @@ class ResizedCrop:
 class Network:
     """The network's size: width factor, blocks a stage (0: as published), and its stem."""
 
+    VERSION: ClassVar = 1
     width: Positive = 1.0
     blocks: Whole = 0
     stem: Literal["imagenet", "small"] = "imagenet"
@@ -102,6 +109,7 @@ class Network:
 class Lars:
     """Pretraining's optimizer; `lr` is the peak after warm-up, `trust` LARS's coefficient."""
 
+    VERSION: ClassVar = 1
     name: Literal["lars"] = "lars"
     lr: NotNegative = 4.8
     momentum: Momentum = 0.9
@@ -113,6 +121,7 @@ class Lars:
 class SGD:
     """SGD over all parameters alike, weight decay on batch norm and biases too."""
 
+    VERSION: ClassVar = 1
     name: Literal["sgd"] = "sgd"
     lr: NotNegative = 0.1
     momentum: Momentum = 0.9
@@ -124,7 +133,8 @@ class SGD:
 class Schedule:
     """Epochs of pretraining, those of the linear warm-up included; half a cosine after it."""
 
-    NAME: ClassVar = "step cosine"
+    VERSION: ClassVar = 1
+    name: ClassVar = "step cosine"
     epochs: Count = 800
     warmup_epochs: NotNegative = 10.0
 
@@ -136,6 +146,7 @@ class EpochCosine:
     Over `warmup_epochs` it is mixed with `warmup_lr`, which the first epoch has.
     """
 
+    VERSION: ClassVar = 1
     name: Literal["epoch cosine"] = "epoch cosine"
     epochs: Count = 400
     warmup_epochs: NotNegative = 10.0
@@ -150,6 +161,7 @@ class Training:
     batch-norm statistics are then those of such a batch, which is another protocol.
     """
 
+    VERSION: ClassVar = 1
     batch: Pairs = 4096
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: Count = 1
@@ -159,6 +171,7 @@ class Training:
 class Probe:
     """The linear probe: SGD on frozen features, lr / 10 at every milestone (epochs)."""
 
+    VERSION: ClassVar = 1
     profile: str = "loco"
     epochs: Count = 100
     lr: NotNegative = 30.0
@@ -184,6 +197,7 @@ class Detection:
     channels, fc, proposals, rpn_samples, samples: the size of pyramid and heads, and an image's.
     """
 
+    VERSION: ClassVar = 1
     data: DetectionName = "coco"
     train_images: Whole = 0
     splits: Count = 1
@@ -230,7 +244,8 @@ class Detection:
         return -(-images // self.batch)
 
 
-# A section of several forms says by its `name` which it is; without one it is the first.
+# A section of several forms says by its `name` which it is; without one it is the first, whose
+# name may be of the class and not of its values.
 SECTIONS: dict[str, tuple[type, ...]] = {
     "data": (Data,),
     "augmentation": (Augmentation, Crop, ResizedCrop),

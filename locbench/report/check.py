@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from locbench.errors import UserError
 from locbench.paths import results_dir
-from locbench.published.claims import check_keys, take
+from locbench.recipes.identity import hash_of_any_precision, identity_hash
+from locbench.recipes.reading import NotNegative, read, read_toml, typed
 from locbench.runs.record import Record
+from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
 
 ACCEPT = "accept it with `locbench check --update`"
+OF_THE_MACHINE = ("wall_time_s", "images_per_s", "peak_")  # beginnings of costs
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,11 @@ class Tolerance:
     """
 
     number: str
-    absolute: float
-    relative: float
-    other_precision: float
-    compare: bool
     why: str
+    absolute: NotNegative = 0.0
+    relative: NotNegative = 0.0
+    other_precision: NotNegative = 1.0
+    compare: bool = True
 
     def allows(self, fresh: float | None, reference: float | None, times: float = 1.0) -> bool:
         """Whether the difference is within so many times the tolerance.
@@ -51,7 +53,10 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Finding:
-    """One compared number; `ok` is False for one that moved or is gone."""
+    """One compared number; `ok` is False for one that moved or is gone, or a run that failed.
+
+    `missing` is a run that was never made here, or has no reference: nothing is known to move.
+    """
 
     run: str
     number: str
@@ -59,6 +64,7 @@ class Finding:
     fresh: float | None
     ok: bool
     note: str
+    missing: bool = False
 
 
 def reference_store() -> Store:
@@ -69,22 +75,14 @@ def reference_store() -> Store:
 def load_tolerances(path: Path | None = None) -> list[Tolerance]:
     """Tolerances by number from results/tolerances.toml; UserError with file and key if wrong."""
     path = path or results_dir() / "tolerances.toml"
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
-    return [_tolerance(raw, number, str(path)) for number in raw]
+    return [
+        _tolerance(number, entry, f"{path}: [{number}]")
+        for number, entry in read_toml(path).items()
+    ]
 
 
-def _tolerance(raw: Mapping[str, Any], number: str, path: str) -> Tolerance:
-    entry, where = take(raw, number, dict, path), f"{path}: [{number}]"
-    defaults = {"absolute": 0.0, "relative": 0.0, "other_precision": 1.0}
-    check_keys(entry, (*defaults, "compare", "why"), where)
-    widths = [float(take(entry, key, float, where, value)) for key, value in defaults.items()]
-    if min(widths) < 0:
-        raise UserError(f"{where}: a tolerance cannot be negative")
-    compare = take(entry, "compare", bool, where, True)
-    return Tolerance(number, *widths, compare, take(entry, "why", str, where))
+def _tolerance(number: str, entry: Any, where: str) -> Tolerance:
+    return read({**typed(entry, dict, where=where), "number": number}, Tolerance, where=where)
 
 
 def place(record_id: str) -> str:
@@ -102,19 +100,35 @@ def numbers(record: Record) -> dict[str, float | None]:
     }
 
 
-def successors(references: Iterable[str], runs: Iterable[str]) -> dict[str, str]:
-    """Which of today's runs each reference is compared with: itself, else the one in its place.
+def successors(references: Mapping[str, str], runs: Mapping[str, str]) -> dict[str, str]:
+    """Which of today's runs each reference is compared with: itself, else the one like it.
 
-    Where several runs differ in their hash alone a changed one cannot be told: it gets none.
+    Both are hashes by id that runs share over precisions. A run in another precision is like it,
+    and then the one with its name but for the hash. Where several are, none is taken.
     """
-    runs, references = list(runs), list(references)
-    found = {id: id for id in references if id in runs}
-    left = [id for id in references if id not in found]
-    free = [id for id in runs if id not in found]
-    old, new = Counter(map(place, left)), Counter(map(place, free))
-    by_place = {place(id): id for id in free}
-    alone = [id for id in left if old[place(id)] == 1 == new[place(id)]]
-    return found | {id: by_place[place(id)] for id in alone}
+    pairs = {id: id for id in references if id in runs}
+    for key in (lambda id, hashes: hashes[id], lambda id, hashes: place(id)):
+        left = {id: key(id, references) for id in references if id not in pairs}
+        free = {id: key(id, runs) for id in runs if id not in pairs.values()}
+        old, new = Counter(left.values()), Counter(free.values())
+        by_key = {alike: id for id, alike in free.items()}
+        pairs |= {id: by_key[k] for id, k in left.items() if old[k] == 1 == new[k]}
+    return pairs
+
+
+def any_precision(records: Sequence[Record], more: Sequence[Record] = ()) -> dict[str, str]:
+    """By id the hash of each record that it shares with the same run in another precision.
+
+    `more` are further records, in which the runs that these read are looked for.
+    """
+    by_id = {record.id: record for record in (*more, *records)}
+
+    def hashed(record: Record) -> str:
+        parent = by_id.get(record.parent or "")
+        ours = None if parent is None else (identity_hash(parent.identity), hashed(parent))
+        return hash_of_any_precision(record.identity, ours)
+
+    return {record.id: hashed(record) for record in records}
 
 
 def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -> list[Finding]:
@@ -128,7 +142,8 @@ def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -
     changed = "" if fresh.id == reference.id else "its recipe or a version changed since"
     findings, new = [], numbers(fresh)
     for number, old in numbers(reference).items():
-        words = (number, f"{reference.kind}: {number}")
+        protocol = reference.recipe.get("name", "")
+        words = (number, f"{reference.kind}: {number}", f"{protocol}: {number}")
         tolerance = next((t for t in tolerances if any(map(t.covers, words))), None)
         if tolerance is None or not tolerance.compare:
             continue
@@ -148,15 +163,22 @@ def _ended(record: Record) -> str:
 
 def check(
     references: Sequence[Record],
-    runs: Sequence[str],
+    specs: Sequence[RunSpec],
     fresh: Mapping[str, Record],
     tolerances: Sequence[Tolerance],
+    *,
+    known: Sequence[Record] = (),
+    exact: bool = False,
+    complete: bool = False,
 ) -> list[Finding]:
     """Compare every reference with the fresh record of the same run; new runs are reported.
 
-    `runs` are the ids of all runs that the tables ask for today, `fresh` the records by id.
+    `specs` are all runs that the tables ask for today, `fresh` the records by id; `known` all
+    references, for the runs that the compared ones read. `exact` compares every number, bit by
+    bit; `complete` lets a run fail that was never made, or has no reference.
     """
-    today = successors([r.id for r in references], runs)
+    hashes = any_precision(references, known)
+    today = successors(hashes, {spec.id: spec.any_precision for spec in specs})
     findings = []
     for reference in references:
         name, id = place(reference.id), today.get(reference.id)
@@ -164,15 +186,56 @@ def check(
             note = f"no table asks for this run any more; {ACCEPT}"
             findings.append(Finding(name, "status", None, None, False, note))
         elif id not in fresh:
-            note = "has no finished record: it failed, what it needs did, or --no-run left it out"
-            findings.append(Finding(name, "status", None, None, False, note))
+            note = "was never made here"
+            findings.append(Finding(name, "status", None, None, not complete, note, missing=True))
+        elif exact:
+            findings += compare_exactly(reference, fresh[id])
         else:
             findings += compare(reference, fresh[id], tolerances)
     for id in sorted(fresh.keys() - set(today.values())):
         done = fresh[id].status == "done"
         note = f"no reference yet; {ACCEPT}" if done else _ended(fresh[id])
-        findings.append(Finding(place(id), "status", None, None, done, note))
+        ok = done and not complete
+        findings.append(Finding(place(id), "status", None, None, ok, note, missing=done))
     return findings
+
+
+def compare_exactly(reference: Record, fresh: Record) -> list[Finding]:
+    """Every number of a record, curves too, but for time and memory of the machine."""
+    name = place(reference.id)
+    if fresh.status != "done":
+        return [Finding(name, "status", None, None, False, _ended(fresh))]
+    old, new = _leaves(reference), _leaves(fresh)
+    keys = dict.fromkeys([*old, *new])
+    return [
+        Finding(name, key, old.get(key), new.get(key), old.get(key) == new.get(key), "")
+        for key in keys
+    ]
+
+
+def _leaves(record: Record) -> dict[str, Any]:
+    """The numbers of a record by dotted key."""
+    cost = {k: v for k, v in record.cost.items() if not k.startswith(OF_THE_MACHINE)}
+    parts = {
+        "metrics": record.metrics,
+        "per_block": record.per_block,
+        "curves": record.curves,
+        "units": record.units,
+        "cost": cost,
+    }
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, Mapping | list | tuple):
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            for key, inner in items:
+                walk(inner, f"{path}.{key}")
+        else:
+            found[path] = value
+
+    for name, value in parts.items():
+        walk(value, name)
+    return found
 
 
 def update(

@@ -23,13 +23,13 @@ from locbench.plugins.registry import NETWORKS, RULES
 from locbench.plugins.rule_errors import blamed
 from locbench.plugins.rule_files import rule_name
 from locbench.published.datasets import PUBLISHED_DATA
-from locbench.published.load import load_table, table_names
+from locbench.published.load import readable_tables
 from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
 from locbench.recipes.validation import parse_overrides
 from locbench.rules import build_units, known_to
-from locbench.runs import spec as runs
-from locbench.runs.plan import can_run
+from locbench.runs.kinds.count import case_of
+from locbench.runs.kinds.trace import Trace
 from locbench.runs.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ class Bill:
     @property
     def name(self) -> str:
         """The rule, with the settings that are not its defaults."""
-        settings = sorted(self.spec.own_settings().items())
+        settings = sorted(self.spec.rule_settings().items())
         return " ".join([self.spec.rule, *(f"{key}={_written(value)}" for key, value in settings)])
 
     @property
     def case(self) -> Case:
         """As it is traced and measured."""
-        return self.spec.case
+        return case_of(self.spec)
 
     @cached_property
     def parts(self) -> list[BlockCost]:
@@ -196,7 +196,7 @@ def _bill(asked: Asked, rule: str, words: str, source: tuple[str, dict[str, Any]
         common["training.batch"] = asked.batch
     name, cell = source
     recipe = load_recipe(name, asked.scale, {**common, **own}, cell)
-    return Bill(runs.plan_cost("trace", recipe, rule, asked.network, _classes(recipe)))
+    return Bill(Trace.spec(recipe, rule, asked.network, classes=_classes(recipe)))
 
 
 def _recipe_of(rule: str, network: str) -> tuple[str, dict[str, Any]]:
@@ -206,9 +206,9 @@ def _recipe_of(rule: str, network: str) -> tuple[str, dict[str, Any]]:
     """
     learns = RULES.entry(rule).learns
     other = None
-    for table in map(load_table, table_names()):
+    for table in readable_tables():
         for cell in table.cells():
-            if not can_run(cell) or cell.fill["network"] != network:
+            if cell.fill is None or cell.fill["network"] != network:
                 continue
             if cell.fill["rule"] == rule:
                 sets = cell.fill.get("set", {}).items()

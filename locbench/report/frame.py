@@ -11,8 +11,9 @@ from locbench.paths import runs_dir
 from locbench.plugins.entry import suggest
 from locbench.published.load import load_table, resolve_name
 from locbench.report import verdict
-from locbench.runs.context import Workshop
-from locbench.runs.plan import Options, Plan, PlannedCell, failure, make_plan, run_all
+from locbench.runs.context import Context
+from locbench.runs.executor import Silence, carry_out, failure
+from locbench.runs.plan import Options, Plan, PlannedCell, make_plan
 from locbench.runs.record import Record, summarize
 from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
@@ -155,11 +156,10 @@ def table(
     Filled from the records at hand; with `run=True` what is missing is trained first. `options`
     are those of `Options`: scale, rows, columns, seeds, data_root, overrides, rules.
     """
-    plan = make_plan(load_table(resolve_name(name, paper)), Options(**options))
+    plan = make_plan(load_table(resolve_name(name, paper)), Options(device=device, **options))
     store = Store(runs or runs_dir())
     if run:
-        root = plan.options.data_root
-        failures = run_all(plan.runs(), Workshop(store, device, root), lambda spec, record: None)
+        failures = carry_out(plan.runs(), Context(store, device, plan.options.data_root), Silence())
         if failures:
             raise failure(failures)
     return frame(plan, store)

@@ -36,7 +36,8 @@ def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         own = torch.arange(n, device=z.device) + rank() * n
         own = torch.cat([own, own + images])
         logits = z @ whole.T / temperature
-        logits.scatter_(1, own[:, None], float("-inf"))
+        # Past autograd, which would keep the indices: the gradient there is exactly 0 as it is.
+        logits.detach().scatter_(1, own[:, None], float("-inf"))
         positive = (own + images) % len(whole)
         loss = F.cross_entropy(logits, positive)
         return loss, (logits.detach().argmax(dim=1) == positive).float().mean()

@@ -1,4 +1,4 @@
-"""Where runs are carried out. Needs no torch: what is answered from records never imports it."""
+"""Context of runs: store, device, data sets, and who is told of progress. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from locbench.data import Progress as DataProgress
 from locbench.errors import UserError
 from locbench.evaluation.downstream.extra import check_detection_extra
 from locbench.plugins.registry import DETECTION_SETS
+from locbench.recipes.schema import Data, Detection
 from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
 
@@ -26,8 +27,8 @@ def _silent(spec: RunSpec) -> Progress:
 
 
 @dataclass
-class Workshop:
-    """The store, the device, the data sets, and who is told of progress."""
+class Context:
+    """What all runs of a command share."""
 
     store: Store
     device: str = "auto"
@@ -38,31 +39,32 @@ class Workshop:
     features: dict[str, Any] = field(default_factory=dict)  # of the encoder probed last
     _data: dict[tuple[Any, ...], ImageData | DetectionSet] = field(default_factory=dict)
 
-    def data(self, spec: RunSpec) -> ImageData | DetectionSet:
+    def data(self, spec: RunSpec) -> ImageData | DetectionSet | None:
         """The run's data set, loaded once; UserError if it is not the one the run is planned on."""
-        load = self._detection_data if spec.kind == "detect" else self._image_data
-        found, wanted = load(spec), spec.fingerprint
-        if (found.version, found.checksum) != (wanted["version"], wanted["checksum"]):
+        data, wanted = spec.of.load_data(spec, self), spec.data
+        if data is None:
+            return None
+        if (data.version, data.checksum) != (wanted["version"], wanted["checksum"]):
             raise UserError(
-                f"data set {found.name} here is version {found.version} with checksum "
-                f"{found.checksum[:12]}, and {spec.id} is of version {wanted['version']} with "
+                f"data set {data.name} here is version {data.version} with checksum "
+                f"{data.checksum[:12]}, and {spec.id} is of version {wanted['version']} with "
                 f"{wanted['checksum'][:12]}; give the --data-root it was made with"
             )
-        return found
+        return data
 
-    def _image_data(self, spec: RunSpec) -> ImageData:
-        asked = spec.recipe.data
-        key = (asked.name, asked.resolution, asked.train_images)
+    def image_data(self, settings: Data) -> ImageData:
+        """The data set of a recipe's [data]."""
+        key = (settings.name, settings.resolution, settings.train_images)
         if key not in self._data:
-            whole = load_data(asked.name, asked.resolution, self.data_root, self.preparing)
-            self._data[key] = reduced(whole, asked.train_images)
+            whole = load_data(settings.name, settings.resolution, self.data_root, self.preparing)
+            self._data[key] = reduced(whole, settings.train_images)
         return self._data[key]
 
-    def _detection_data(self, spec: RunSpec) -> DetectionSet:
+    def detection_data(self, settings: Detection) -> DetectionSet:
+        """The data set of a recipe's [detection]; UserError where its packages are missing."""
         check_detection_extra()
-        asked = spec.recipe.detection
-        key = (asked.data, asked.test_side)
+        key = (settings.data, settings.test_side)
         if key not in self._data:
-            known = DETECTION_SETS.get(asked.data)
-            self._data[key] = known.load(self.data_root, asked.test_side, self.preparing)
+            data_set = DETECTION_SETS.get(settings.data)
+            self._data[key] = data_set.load(self.data_root, settings.test_side, self.preparing)
         return self._data[key]

@@ -9,20 +9,19 @@ import torch
 from locbench.errors import UserError
 from locbench.evaluation.probe import calibrate
 from locbench.networks import Network, make_network
-from locbench.runs.context import Workshop
+from locbench.runs.context import Context
 from locbench.runs.spec import RunSpec
+from locbench.runs.store import ENCODER
 from locbench.training.checkpoints import load_encoder
 from locbench.training.seeds import derive
 
-ENCODER = "encoder.safetensors"
 
-
-def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
+def encoder_for(spec: RunSpec, context: Context, device: torch.device) -> Network:
     """The network that a probe or detector reads: pretrained, from a file, or untrained.
 
     UserError where the weights do not fit the network.
     """
-    data = shop.data(spec)
+    data = context.data(spec)
     torch.manual_seed(derive(spec.seed, "network"))
     classes = spec.recipe.data.classes or len(data.classes)
     network = make_network(spec.network, spec.recipe.network, classes, spec.recipe.data.resolution)
@@ -32,7 +31,7 @@ def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
     if spec.parent is None:
         load_into(network, Path(spec.encoder_file[0]))
         return network
-    path = shop.store.folder(spec.parent.id) / ENCODER
+    path = context.store.folder(spec.parent.id) / ENCODER
     if not path.is_file():
         raise UserError(
             f"{path} is gone, though its run is done; delete the folder {path.parent} to pretrain "
@@ -42,11 +41,11 @@ def encoder_for(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
     return network
 
 
-def probed_encoder(spec: RunSpec, shop: Workshop, device: torch.device) -> Network:
+def probed_encoder(spec: RunSpec, context: Context, device: torch.device) -> Network:
     """The network that a probe reads; an untrained one with batch-norm statistics of the data."""
-    network = encoder_for(spec, shop, device)
+    network = encoder_for(spec, context, device)
     if spec.untrained:
-        calibrate(network, shop.data(spec).train, spec.recipe, device)
+        calibrate(network, context.data(spec).train, spec.recipe, device)
     return network
 
 

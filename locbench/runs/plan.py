@@ -1,4 +1,4 @@
-"""From a published table to the runs that fill it, and their records; `frames` goes on."""
+"""Plan: from a published table to the runs that fill its cells."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 from locbench.data.fingerprint import fingerprint
 from locbench.data.listing import data_root
-from locbench.distributed import group as processes
-from locbench.errors import RunFailed, UserError
-from locbench.locks import Busy
+from locbench.errors import UserError
 from locbench.plugins.entry import PIXELS, UNTRAINED, suggest
-from locbench.plugins.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES, Registry
+from locbench.plugins.registry import DATASETS, DETECTION_SETS, KINDS, Registry
 from locbench.plugins.rule_files import rule_names
 from locbench.published.datasets import PUBLISHED_DATA, other_data
 from locbench.published.load import Table
@@ -21,18 +19,13 @@ from locbench.published.rule_rows import with_rules
 from locbench.published.table import Cell
 from locbench.recipes.load import load_joint
 from locbench.recipes.recipe import SCALES, Recipe
-from locbench.rules import known_to
 from locbench.runs import spec as runs
-from locbench.runs.context import Workshop
-from locbench.runs.queue import in_turn
-from locbench.runs.record import FINAL, Record
-from locbench.runs.spec import COSTS, FIRST_SEED, TRAINED, RunSpec
-from locbench.runs.store import Store
+from locbench.runs.kinds.pixels import pixels_fit, pixels_spec
+from locbench.runs.kinds.probe import probe_spec
+from locbench.runs.spec import FIRST_SEED, RunSpec
 
 # Where torchvision's own loading puts what it downloads.
 TORCH_HUB = Path("~/.cache/torch/hub/checkpoints")
-# scikit-learn's logistic regression holds all pixels, in double precision, twice.
-PIXELS_BYTES = 2e9
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Options:
     `rows` and `columns` are words between commas; of those between spaces all have to be there,
     somewhere in a label, or as a whole: "d=2".
     "all" is also what a table leaves out at smoke.
-    `rules` are further ones, names or .py files, that get rows of their own.
+    `rules` are names or .py files of other rules, which get rows of their own.
     """
 
     scale: str = "smoke"
@@ -53,6 +46,7 @@ class Options:
     overrides: dict[str, Any] = field(default_factory=dict)
     assume_data: bool = False
     rules: str | Sequence[str] = ()
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -91,63 +85,6 @@ class Plan:
         return runs.unique([spec for planned in wanted for spec in planned.specs])
 
 
-def _probe_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner) -> list[RunSpec]:
-    return [runs.plan_probe(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
-
-
-def _accuracy_cell(
-    fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
-) -> list[RunSpec]:
-    return [runs.plan_training(recipe, fill["rule"], fill["network"], seed, planner.data(recipe))]
-
-
-def _detection_cell(
-    fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner
-) -> list[RunSpec]:
-    file, data = planner.weights(fill), planner.detection_data(recipe)
-    trained = fill["rule"] != UNTRAINED and file is None
-    pretraining = planner.data(recipe) if trained else None
-    return runs.plan_detection(recipe, fill["rule"], fill["network"], seed, data, pretraining, file)
-
-
-def _cost_cell(fill: dict[str, Any], recipe: Recipe, seed: int, planner: Planner) -> list[RunSpec]:
-    classes = recipe.data.classes or PUBLISHED_DATA[recipe.data.name]["classes"]
-    kind, network = fill["evaluation"], fill["network"]
-    over = None
-    if "over" in fill:
-        rival = fill["over"]["rule"]
-        theirs = planner.recipe(_rival(fill), known_to(rival, planner.options.overrides))
-        over = runs.plan_cost(kind, theirs, rival, network, classes)
-    return [runs.plan_cost(kind, recipe, fill["rule"], network, classes, over)]
-
-
-def _rival(fill: dict[str, Any]) -> dict[str, Any]:
-    """The fill of what a cost is compared with: the same settings, as far as it has them."""
-    kept = known_to(fill["over"]["rule"], fill.get("set", {}))
-    return {**fill, "set": {**kept, **fill["over"].get("set", {})}}
-
-
-EVALUATIONS: dict[str, Callable[..., list[RunSpec]]] = {
-    "probe": _probe_cell,  # a linear probe of what the rule pretrained
-    "accuracy": _accuracy_cell,  # test accuracy of the classifier that the rule trained
-    "cost": _cost_cell,  # multiply-adds and parameters, counted: at every scale the paper's
-    "trace": _cost_cell,  # bytes that autograd keeps of a step, likewise
-    "measure": _cost_cell,  # time and memory of steps, measured on this machine
-    "gpu": _cost_cell,  # the same, on a GPU alone
-    "detection": _detection_cell,  # Mask R-CNN's average precision on what the rule pretrained
-}
-
-
-def can_run(cell: Cell) -> bool:
-    """Whether this cell can be filled today: its evaluation, rule and network exist."""
-    fill = cell.fill or {}
-    return (
-        fill.get("evaluation") in EVALUATIONS
-        and (fill.get("rule") == UNTRAINED or fill.get("rule") in RULES)
-        and fill.get("network") in NETWORKS.names()
-    )
-
-
 class Planner:
     """Turns fills into specs; recipes and fingerprints are read once."""
 
@@ -160,7 +97,7 @@ class Planner:
     def recipe(self, fill: dict[str, Any], overrides: dict[str, Any]) -> Recipe:
         """The fill's recipe, with the [detection] of the one that it names as `downstream`."""
         cell, names = fill.get("set", {}), (fill["recipe"], fill.get("downstream"))
-        scale = "paper" if fill["evaluation"] in COSTS else self.options.scale
+        scale = self.options.scale if KINDS.get(fill["evaluation"]).scaled else "paper"
         key = repr((names, scale, sorted(cell.items()), sorted(overrides.items())))
         if key not in self._recipes:
             self._recipes[key] = load_joint(*names, scale, overrides, cell)
@@ -220,13 +157,15 @@ class Planner:
 
     def cell(self, cell: Cell) -> PlannedCell:
         """The runs of a cell, one a seed and split; none if nothing here can fill it."""
-        if not can_run(cell):
+        if cell.fill is None:
             return PlannedCell(cell, ())
-        fill = cell.fill
+        fill, kind = cell.fill, KINDS.get(cell.fill["evaluation"])
         recipe = self.recipe(fill, self.options.overrides)
-        seeds = range(1 if fill["evaluation"] in COSTS else self.options.seeds)
-        make = EVALUATIONS[fill["evaluation"]]
-        specs = tuple(run for k in seeds for run in make(fill, recipe, FIRST_SEED + k, self))
+        specs = tuple(
+            spec
+            for k in range(self.options.seeds if kind.seeded else 1)
+            for spec in kind.plan(fill, recipe, seed=FIRST_SEED + k, planner=self)
+        )
         return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, specs[0])))
 
     def _mismatches(self, fill: dict[str, Any], recipe: Recipe, spec: RunSpec) -> list[str]:
@@ -243,9 +182,8 @@ class Planner:
         # No paper of ours cuts its steps; also where a recipe itself says so.
         if recipe.training.accumulate > 1:
             found.append(f"training.accumulate {recipe.training.accumulate}")
-        for run in [] if spec.kind in COSTS else spec.with_ancestors():
-            asked = recipe.detection.data if run.kind == "detect" else recipe.data.name
-            found += other_data(run.fingerprint, asked)
+        for run in spec.with_ancestors() if spec.of.uses_data else []:
+            found += other_data(run.data, run.of.data_name(run.recipe))
         return list(dict.fromkeys(found))
 
 
@@ -301,28 +239,23 @@ def _later(cell: Cell, options: Options, table: Table) -> bool:
 
 def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
     """For every probed network: the same untrained, and logistic regression on pixels."""
-    found: dict[str, PlannedCell] = {}
+    baselines: dict[str, PlannedCell] = {}
     for planned in cells:
-        if planned.later or not planned.specs or planned.cell.fill["evaluation"] != "probe":
+        if planned.later or not planned.specs or not planned.specs[0].of.has_baselines:
             continue
-        for rule in (UNTRAINED, PIXELS):
-            if rule == PIXELS and not _pixels_fit(planned.specs[0]):
-                continue
+        first = planned.specs[0]
+        rules = [UNTRAINED, *([PIXELS] if pixels_fit(first.recipe, first.data) else [])]
+        for rule in rules:
             specs = tuple(runs.unique([_baseline_spec(spec, rule) for spec in planned.specs]))
             cell = PlannedCell(_baseline_cell(planned.cell, rule), specs, True)
-            found.setdefault(specs[0].id, cell)
-    return sorted(found.values(), key=lambda planned: planned.specs[0].kind == "pixels")
-
-
-def _pixels_fit(spec: RunSpec) -> bool:
-    values = 3 * spec.recipe.data.resolution**2 * spec.fingerprint["train"]
-    return 2 * 8 * values <= PIXELS_BYTES
+            baselines.setdefault(specs[0].id, cell)
+    return sorted(baselines.values(), key=lambda planned: planned.specs[0].rule == PIXELS)
 
 
 def _baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
     if rule == PIXELS:
-        return runs.plan_pixels(spec.recipe, spec.fingerprint)
-    return runs.plan_probe(spec.recipe, rule, spec.network, spec.seed, spec.fingerprint)
+        return pixels_spec(spec.recipe, spec.data)
+    return probe_spec(spec.recipe, rule, spec.network, seed=spec.seed, data=spec.data)
 
 
 def _baseline_cell(cell: Cell, rule: str) -> Cell:
@@ -331,66 +264,6 @@ def _baseline_cell(cell: Cell, rule: str) -> Cell:
     labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
     said = "method" if "method" in labels else next(iter(labels))
     labels[said] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
-    plain = {"cited": False, "source": "", "inferred": (), "published": {}, "further": False}
+    plain = {"cited": False, "source": "", "inferred": (), "published": {}, "added": False}
     row = replace(cell.row, labels=labels, **plain)
     return replace(cell, row=row, published=None, fill=None)
-
-
-def to_run(specs: list[RunSpec], store: Store) -> list[RunSpec]:
-    """Those without a final record."""
-    found = ((spec, store.load(spec.id)) for spec in specs)
-    return [spec for spec, record in found if record is None or record.status not in FINAL]
-
-
-def run_all(
-    specs: list[RunSpec], workshop: Workshop, each: Callable[[RunSpec, Record], None]
-) -> list[str]:
-    """Carry out the runs that have no record yet; returns one line for each that failed.
-
-    Those that others need come first. A failed run ends only what depends on it. What detectors
-    need is looked for before anything is trained, and so are rules from outside. What another
-    process is at is left to it as long as there is anything else to do: the same command, started
-    twice, shares the work.
-    """
-    lines: list[str] = []
-    lost: set[str] = set()
-    for spec in to_run(specs, workshop.store):
-        if spec.kind == "detect":
-            workshop.data(spec)
-        if spec.kind in TRAINED and RULES.entry(spec.rule).kind:
-            RULES.get(spec.rule)  # of rules from outside it is not known yet that they can be
-    shop, taken = replace(workshop, patient=False), {}
-    for spec in in_turn(specs, shop.store, taken):
-        if spec.parent is not None and spec.parent.id in lost:
-            lost.add(spec.id)
-            continue
-        try:
-            each(spec, execute_or_load(spec, shop))
-        except Busy as error:
-            taken[spec.id] = error.who
-        except RunFailed as error:
-            record = shop.store.load(spec.id)
-            shared = processes.launched() > 1 and spec.kind not in (*COSTS, "pixels")
-            if shared and (record is None or record.status != "diverged"):
-                raise  # it failed here alone: the other processes wait in the middle of it
-            lost.add(spec.id)
-            said = str(error)
-            lines.append(said if spec.id in said else f"{spec.id}: {said}")
-    return lines
-
-
-def execute_or_load(spec: RunSpec, workshop: Workshop) -> Record:
-    """The record of a run; torch is imported only where it has to be carried out."""
-    record = workshop.store.finished(spec.id)
-    if record is None:
-        from locbench.runs.executor import execute
-
-        return execute(spec, workshop)
-    workshop.store.tidy(record)
-    return record
-
-
-def failure(lines: list[str]) -> RunFailed:
-    """The failures of a plan as one error of one line."""
-    more = f"; and {len(lines) - 1} more: see `locbench list runs`" if len(lines) > 1 else ""
-    return RunFailed(lines[0] + more)

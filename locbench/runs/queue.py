@@ -1,10 +1,10 @@
-"""Which run comes next where others may be at some: one command, started twice, shares the work."""
+"""Work queue: which run comes next when several processes share a table."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from locbench.locks import Holder, holder
 from locbench.runs.record import FINAL
@@ -14,43 +14,51 @@ from locbench.runs.store import Store
 LOOK_AGAIN_S = 1.0
 
 
-def in_turn(specs: Iterable[RunSpec], store: Store, taken: dict[str, Holder]) -> Iterator[RunSpec]:
-    """Each run once, in this order but for those that another process is at, and what needs them.
+class Queue:
+    """Each run once, in order, but for those that another process is at, and what needs them.
 
-    They come when they are done or free. Meanwhile there may be others to carry out; where there
-    are none it waits, and says on stderr for whom. Parents have to stand before what needs them.
-    Of a run that came and was another's already, the caller notes that in `taken`: it comes again.
+    They come when they are done or free. Where there are no others meanwhile it waits, and says on
+    stderr for whom. Parents have to stand before what needs them.
     """
-    left, told = list(specs), set()
-    while left:
-        busy: dict[str, Holder] = {}
-        for spec in left:
-            needed = busy.get(spec.parent.id) if spec.parent is not None else None
-            who = needed or _other(spec, store)
-            if who is None:
-                yield spec
-                who = taken.pop(spec.id, None)
-            if who is None:
-                continue
-            busy[spec.id] = who
-            if needed is None:
-                _tell_once(f"{who} is at {spec.id}: other runs come first", told)
-        later = [spec for spec in left if spec.id in busy]
-        if len(later) == len(left):
-            _tell_once(f"waiting for {busy[left[0].id]}, at {left[0].id}", told)
-            time.sleep(LOOK_AGAIN_S)
-        left = later
 
+    def __init__(self, specs: Sequence[RunSpec], store: Store) -> None:
+        self.specs, self.store = list(specs), store
+        self._left: dict[str, Holder] = {}
+        self._messages: set[str] = set()
 
-def _other(spec: RunSpec, store: Store) -> Holder | None:
-    """The process that is at this run, where it is still to be carried out."""
-    record = store.load(spec.id)
-    if record is not None and record.status in FINAL:
-        return None
-    return holder(store.lock(spec.id))
+    def leave(self, spec: RunSpec, *, to: Holder) -> None:
+        """The run that just came was another process's already: it comes again."""
+        self._left[spec.id] = to
 
+    def __iter__(self) -> Iterator[RunSpec]:
+        waiting = self.specs
+        while waiting:
+            busy: dict[str, Holder] = {}
+            for spec in waiting:
+                of_parent = busy.get(spec.parent.id) if spec.parent is not None else None
+                other = of_parent or self._other(spec)
+                if other is None:
+                    yield spec
+                    other = self._left.pop(spec.id, None)
+                if other is None:
+                    continue
+                busy[spec.id] = other
+                if of_parent is None:
+                    self._say_once(f"{other} is at {spec.id}: other runs come first")
+            still = [spec for spec in waiting if spec.id in busy]
+            if len(still) == len(waiting):
+                self._say_once(f"waiting for {busy[waiting[0].id]}, at {waiting[0].id}")
+                time.sleep(LOOK_AGAIN_S)
+            waiting = still
 
-def _tell_once(text: str, told: set[str]) -> None:
-    if text not in told:
-        print(f"locbench: {text}", file=sys.stderr)
-        told.add(text)
+    def _other(self, spec: RunSpec) -> Holder | None:
+        """The process that is at this run, where it is still to be carried out."""
+        record = self.store.load(spec.id)
+        if record is not None and record.status in FINAL:
+            return None
+        return holder(self.store.lock(spec.id))
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._messages:
+            print(f"locbench: {text}", file=sys.stderr)
+            self._messages.add(text)

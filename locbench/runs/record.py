@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from locbench.errors import UserError
+from locbench.plugins.registry import KINDS
+from locbench.recipes.reading import read
 
 SCHEMA = 1
-KINDS = ("pretrain", "train", "probe", "pixels", "detect", "cost", "trace", "measure", "gpu")
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")
@@ -36,8 +38,8 @@ class Record:
     """
 
     id: str
-    kind: str
-    status: str
+    kind: Annotated[str, KINDS]
+    status: Literal[STATUSES]
     scale: str
     seed: int
     parent: str | None = None
@@ -74,8 +76,8 @@ class Record:
         """The record in `text`; `path` is named in the UserError for one that is not whole."""
         again = f"delete the folder {path.parent} to run it again"
         try:
-            values = json.loads(text)
-        except ValueError as error:
+            values = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: truncated or not JSON ({error}); {again}") from error
         schema = values.get("schema") if isinstance(values, dict) else None
         if isinstance(schema, int) and schema != SCHEMA:
@@ -83,31 +85,10 @@ class Record:
                 f"{path}: written by another locbench (schema {schema}; this one reads {SCHEMA}): "
                 f"use that one, or {again}"
             )
-        fault = _fault(values)
-        if fault:
-            raise UserError(f"{path}: not a record of this locbench ({fault}); {again}")
-        return cls(**values)
-
-
-def _fault(values: Any) -> str | None:
-    """What is wrong with the fields of a record, in a few words."""
-    if not isinstance(values, dict):
-        return "it holds no JSON object"
-    if values.get("schema") != SCHEMA:
-        return f"schema {values.get('schema')!r}, not {SCHEMA}"
-    hints = get_type_hints(Record)
-    if missing := [name for name in hints if name not in values]:
-        return f"no '{missing[0]}'"
-    if unknown := [name for name in values if name not in hints]:
-        return f"unknown field '{unknown[0]}'"
-    for name, hint in hints.items():
-        plain = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
-        if not isinstance(values[name], plain):
-            return f"'{name}' is {type(values[name]).__name__}"
-    for name, known in (("kind", KINDS), ("status", STATUSES)):
-        if values[name] not in known:
-            return f"unknown {name} '{values[name]}'"
-    return None
+        try:
+            return read(values, cls, where=f"{path}: not a record of this locbench", whole=True)
+        except UserError as error:
+            raise UserError(f"{error}; {again}") from error
 
 
 def _finite(value: Any) -> Any:

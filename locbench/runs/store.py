@@ -18,6 +18,7 @@ from locbench.runs.record import FINAL, Record
 ASIDE = "set-aside"  # where --fresh moves the runs it replaces
 LOCKS = ".locks"  # beside the runs and not in them: a run that is moved aside keeps no lock
 CHECKPOINT = "checkpoint.pt"
+ENCODER = "encoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Store:
     def lock(self, id: str) -> Path:
         """The lock of a run: whoever carries it out or moves it holds it (`locbench.locks`)."""
         return self.root / LOCKS / id
+
+    def checkpoint(self, id: str) -> Path:
+        """The file that a run goes on from."""
+        return self.folder(id) / CHECKPOINT
 
     def ids(self) -> list[str]:
         """Ids of the runs that have a record, sorted; no record is read."""

@@ -50,6 +50,17 @@ class Diverged(RunFailed):
         )
 
 
+class WeightsDiverged(Diverged):
+    """A gradient, and with it a weight, was not finite though every loss was."""
+
+    def __init__(self, key: str, step: int) -> None:
+        RunFailed.__init__(
+            self,
+            f"{key} was not finite after step {step}, though every loss was; "
+            f"lower optimizer.lr or lengthen schedule.warmup_epochs",
+        )
+
+
 def pick_device(name: str) -> torch.device:
     """'auto', 'cpu', 'cuda' or 'cuda:1' as a device; UserError if it is not there."""
     if name == "auto":

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from fabricate import fill, record
@@ -9,8 +10,9 @@ from rich.console import Console
 
 from locbench.cli.listing import LISTINGS, listing, print_listing, published_json, published_table
 from locbench.errors import UserError
-from locbench.paths import runs_dir
+from locbench.paths import runs_dir, tables_dir
 from locbench.plugins.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES
+from locbench.published import load
 from locbench.published.load import load_table, table_names
 from locbench.recipes.load import recipe_names
 from locbench.report import check
@@ -80,6 +82,16 @@ def test_tables_say_what_is_published_can_run_and_is_measured(store):
     fill(plan.runs(), check.reference_store())
     assert some not in ("-", "6 smoke")
     assert rows("tables", store)["loco/table1"]["records"] == "6 smoke", "the committed ones too"
+
+
+def test_a_table_that_cannot_be_read_is_a_row_that_says_why(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "tables_dir", lambda: tmp_path)
+    shutil.copytree(tables_dir() / "loco", tmp_path / "loco")
+    with (tmp_path / "loco/table7.toml").open("a") as file:
+        file.write("[extra]")
+    tables = rows("tables", store)
+    assert "table7.toml: unknown key 'extra'" in tables["loco/table7"]["title"]
+    assert tables["loco/table8"]["cells"] == 32
 
 
 def test_runs_are_listed_and_a_broken_one_does_not_hide_the_others(store):

@@ -1,8 +1,5 @@
 """AugLocal's recipes and tables: what they hold, which runs they ask for, and under which ids."""
 
-import dataclasses
-import math
-
 import pytest
 from fabricate import fill
 
@@ -14,7 +11,7 @@ from locbench.recipes.load import load_recipe, recipe_from_dict
 from locbench.recipes.schema import SGD, Crop, EpochCosine, ResizedCrop, Schedule
 from locbench.report.frame import frame
 from locbench.runs.plan import Options, make_plan
-from locbench.runs.spec import plan_training
+from locbench.runs.spec import training_spec
 from locbench.runs.store import Store
 
 NAMES = ("cifar10", "svhn", "stl10", "imagenet")
@@ -25,7 +22,7 @@ DATA |= {"classes": 10, "train": 50_000, "test": 10_000}
 
 def spec(rule="auglocal", network="resnet32", recipe=CIFAR, scale="paper", **overrides):
     named = {key.replace("__", "."): value for key, value in overrides.items()}
-    return plan_training(load_recipe(recipe, scale, named), rule, network, 1234, DATA)
+    return training_spec(load_recipe(recipe, scale, named), rule, network, seed=1234, data=DATA)
 
 
 # --- the protocols of the paper --------------------------------------------------------------
@@ -138,7 +135,7 @@ def test_another_form_starts_its_section_afresh():
         ({"optimizer.trust": 0.1}, "unknown key 'optimizer.trust'"),
         ({"optimizer.name": "adam"}, "unknown value 'adam'"),
         ({"optimizer.name": ["sgd"]}, "unknown value"),
-        ({"schedule.warmup_lr": -1}, "at least 0"),
+        ({"schedule.warmup_lr": -1}, "a number >= 0.0, not -1"),
         ({"augmentation.padding_mode": "wrap"}, "unknown value 'wrap'"),
     ],
 )
@@ -165,8 +162,6 @@ def test_mistakes_in_settings_by_rule_are_named(tmp_path, text, words):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-SWAPPED = {"reflect": "zeros", "bicubic": "bilinear", "bilinear": "bicubic"}
-
 # --- ids -------------------------------------------------------------------------------------
 
 
@@ -177,40 +172,8 @@ def test_one_protocol_has_one_id():
     assert spec("infopro").id == spec("infopro", rule__x_first=5.0).id
 
 
-@pytest.mark.parametrize(
-    ("name", "section"),
-    [
-        (CIFAR, "augmentation"),
-        (CIFAR, "optimizer"),
-        (CIFAR, "schedule"),
-        (IMAGENET, "augmentation"),
-    ],
-)
-def test_every_value_of_a_form_changes_the_id(name, section):
-    base = load_recipe(name)
-    seen = {spec(recipe=name).id}
-    for field in dataclasses.fields(getattr(base, section)):
-        value = getattr(getattr(base, section), field.name)
-        if field.name == "name":
-            continue
-        if isinstance(value, bool):
-            other = not value
-        elif isinstance(value, str):
-            other = SWAPPED[value]
-        elif isinstance(value, tuple):
-            other = (*value[:-1], value[-1] / 2)
-        else:
-            other = type(value)(value / 2) if value else 0.25
-        changed = dataclasses.replace(getattr(base, section), **{field.name: other})
-        recipe = dataclasses.replace(base, **{section: changed})
-        theirs = plan_training(recipe, "auglocal", "resnet32", 1234, DATA).id
-        assert theirs not in seen, field.name
-        seen.add(theirs)
-
-
 def test_an_id_says_what_it_is():
     run = spec(network="resnet110", rule__depth=6, rule__selection="repetitive/uniform/uniform")
-    assert run.id.startswith("train-auglocal-d6-repetitive-uniform-uniform-resnet110") is False
     assert run.id.startswith("train-auglocal-resnet110-d6-repetitive-uniform-uniform-cifar10-paper")
     assert spec("bp", rule__checkpoint=True).id.startswith("train-bp-resnet32-checkpoint-cifar10")
 
@@ -333,9 +296,3 @@ def test_claims_are_judged_on_what_is_run_and_say_so():
     claims = {c.text: c for c in judged_claims(part, frame(part, store))}
     worse = claims["The other local rules get worse from ResNet-32 to ResNet-110 on every data set"]
     assert worse.holds is None and worse.detail == "0 of 9 comparisons asked for"
-
-
-def test_data_in_the_place_of_cifar_gets_no_verdict():
-    plan = plan_of("table1", scale="paper", columns="cifar10", rows="bp", assume_data=True)
-    assert all(planned.mismatches == () for planned in plan.cells)
-    assert not math.isnan(plan.cells[0].cell.published.value)

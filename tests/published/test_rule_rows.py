@@ -1,4 +1,4 @@
-"""Further rows of a table: which, what fills them, and where every format shows them."""
+"""Rows added to a table: which, what fills them, and where every format shows them."""
 
 import csv
 import dataclasses
@@ -49,12 +49,12 @@ def plan_of(table, *rules, **options):
     return make_plan(load_table(table), Options(rules=rules, **options))
 
 
-def further(plan):
-    return [planned for planned in plan.cells if planned.cell.row.further]
+def added(plan):
+    return [planned for planned in plan.cells if planned.cell.row.added]
 
 
 def rows(plan):
-    return {row.index: row.labels for row in plan.table.rows if row.further}
+    return {row.index: row.labels for row in plan.table.rows if row.added}
 
 
 def test_table1_has_a_row_for_each_network_under_the_same_recipe(views):
@@ -66,16 +66,16 @@ def test_table1_has_a_row_for_each_network_under_the_same_recipe(views):
     }, "`local` is of the rule: the rows of a network do not share it"
     order = [row.labels["method"] for row in plan.table.rows]
     assert order[-8:] == [*("SimCLR", "GIM", "LoCo", "mine") * 2]
-    assert len(further(plan)) == 4, "with both probes"
+    assert len(added(plan)) == 4, "with both probes"
     theirs = {
         (p.specs[0].network, p.cell.column.key): p.specs[0]
         for p in plan.cells
         if p.cell.row.labels["method"] == "SimCLR" and not p.baseline
     }
-    for planned in further(plan):
+    for planned in added(plan):
         (mine,) = planned.specs
         other = theirs[mine.network, planned.cell.column.key]
-        assert mine.rule == mine.parent.rule == "mine" and mine.fingerprint == other.fingerprint
+        assert mine.rule == mine.parent.rule == "mine" and mine.data == other.data
         assert mine.recipe == dataclasses.replace(other.recipe, rule={})
         assert planned.mismatches == () and planned.cell.published is None
         assert mine.parent.identity["rule"]["version"] == RULES.entry("mine").version
@@ -88,7 +88,7 @@ def test_nothing_else_of_a_table_changes(views):
     assert {s.rule for s in more.runs() if s.id not in ids} == {"mine"}
     assert more.table.claims == plain.table.claims
     assert [c.cell.key for c in plain.cells if not c.baseline] == [
-        c.cell.key for c in more.cells if not (c.baseline or c.cell.row.further)
+        c.cell.key for c in more.cells if not (c.baseline or c.cell.row.added)
     ]
 
 
@@ -98,33 +98,33 @@ def test_labels_and_depths_of_other_rules_are_left_out(label):
         {"network": "ResNet-32", "method": "lab"},
         {"network": "ResNet-110", "method": "lab"},
     ]
-    recipes = {p.cell.column.key: p.specs[0].recipe.name for p in further(plan)}
+    recipes = {p.cell.column.key: p.specs[0].recipe.name for p in added(plan)}
     assert recipes == {key: f"auglocal/{key}" for key in ("cifar10", "svhn", "stl10")}
-    assert {p.specs[0].kind for p in further(plan)} == {"train"}
-    assert all(p.specs[0].recipe.rule == {} for p in further(plan))
+    assert {p.specs[0].kind for p in added(plan)} == {"train"}
+    assert all(p.specs[0].recipe.rule == {} for p in added(plan))
 
 
 def test_recipes_of_single_rows_and_detectors_are_kept(label, views):
     found = {
         p.cell.row.labels["network"]: p.specs[0].recipe
-        for p in further(plan_of("auglocal/table3", label, rows="all"))
+        for p in added(plan_of("auglocal/table3", label, rows="all"))
     }
     assert found["ResNet-101"].training.batch == found["ResNet-34"].training.batch  # at smoke
-    asked = {p.cell.row.labels["network"]: p.cell.fill["set"] for p in further(
+    asked = {p.cell.row.labels["network"]: p.cell.fill["set"] for p in added(
         plan_of("auglocal/table3", label, rows="lab vgg")
     )}  # fmt: skip
     assert asked == {"VGG13": {"optimizer.lr": 0.1, "training.batch": 256, "schedule.epochs": 90}}
     plan = plan_of("loco/table2", views, label)
-    kinds = {(p.cell.row.labels["method"], p.specs[0].recipe.name) for p in further(plan)}
+    kinds = {(p.cell.row.labels["method"], p.specs[0].recipe.name) for p in added(plan)}
     assert kinds == {("mine", "loco/imagenet"), ("lab", "loco/supervised")}
-    assert {p.specs[0].kind for p in further(plan)} == {"detect"}
-    assert all("weights" not in p.cell.fill for p in further(plan))
+    assert {p.specs[0].kind for p in added(plan)} == {"detect"}
+    assert all("weights" not in p.cell.fill for p in added(plan))
 
 
-def test_operations_of_a_further_rule_are_counted_where_the_table_counts(label):
+def test_operations_of_an_added_rule_are_counted_where_the_table_counts(label):
     plan = plan_of("auglocal/table7", label, columns="all")
-    found = {p.cell.column.key: p.specs[0].kind for p in further(plan)}
-    counted = {"flops": "cost", "saved": "trace", "saving": "trace"}
+    found = {p.cell.column.key: p.specs[0].kind for p in added(plan)}
+    counted = {"flops": "count", "saved": "trace", "saving": "trace"}
     measured = {"memory_here": "measure", "overhead_here": "measure"}
     assert found == {**counted, **measured, "accuracy": "train"}
 
@@ -145,7 +145,7 @@ def test_every_table_gives_rows_or_says_in_one_line_why_not(views, label):
                 assert name in str(error) and "\n" not in str(error)
                 refused.add(name)
             else:
-                assert further(plan) and all(p.specs for p in further(plan))
+                assert added(plan) and all(p.specs for p in added(plan))
                 taken.add(name)
     assert {"loco/table1", "loco/table2", "loco/table3", "auglocal/table1"} <= taken
     assert {
@@ -168,7 +168,7 @@ def test_rows_of_it_alone_need_its_runs_and_the_baselines(views):
     kinds = [(spec.kind, spec.rule) for spec in plan.runs()]
     networks = 2 * [("pretrain", "mine"), ("probe", "mine")]
     assert kinds == [*networks, *2 * [("probe", "untrained")], ("pixels", "pixels")]
-    assert not [p for p in plan.cells if p.baseline and p.cell.row.further]
+    assert not [p for p in plan.cells if p.baseline and p.cell.row.added]
 
 
 # --- what is shown ---------------------------------------------------------------------------

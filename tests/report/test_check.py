@@ -8,12 +8,20 @@ import re
 import pytest
 from fabricate import call, complaint, fill, record
 
-from locbench.cli import regression
+from locbench.cli import check as command
 from locbench.errors import UserError
 from locbench.paths import results_dir, runs_dir
 from locbench.published.load import load_table
+from locbench.recipes.identity import identity_hash
 from locbench.report import check
-from locbench.report.check import Tolerance, compare, load_tolerances, place, successors
+from locbench.report.check import (
+    Tolerance,
+    any_precision,
+    compare,
+    load_tolerances,
+    place,
+    successors,
+)
 from locbench.runs import estimate
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
@@ -37,9 +45,9 @@ def results(tmp_path, monkeypatch):
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "tolerances.toml").write_text((results_dir() / "tolerances.toml").read_text())
-    for module in (check, estimate, regression):
+    for module in (check, estimate, command):
         monkeypatch.setattr(module, "results_dir", lambda: folder)
-    monkeypatch.setattr(regression, "environment", lambda: {"git_commit": None})
+    monkeypatch.setattr(command, "environment", lambda: {"git_commit": None})
     return folder
 
 
@@ -87,7 +95,7 @@ def test_the_committed_tolerances_are_read():
     [
         ("[top1]\nabsolut = 1\n" + WHY, "did you mean 'absolute'"),
         ("[top1]\nabsolute = 'a'\n" + WHY, "'absolute' must be a number"),
-        ("[top1]\nabsolute = -1\n" + WHY, "negative"),
+        ("[top1]\nabsolute = -1\n" + WHY, "'absolute' must be a number >= 0.0, not -1"),
         ("[top1]\ncompare = 1\n" + WHY, "true or false"),
         ("[top1]\nabsolute = 1\n", "'why' is missing"),
         ("top1 = 4\n", "must be a table"),
@@ -109,19 +117,19 @@ def test_missing_tolerances_are_named(results, here, reference, capsys):
 
 
 def test_the_wider_of_two_tolerances_holds():
-    tolerance = Tolerance("loss of *", 0.5, 0.1, 2.0, True, "")
+    tolerance = Tolerance("loss of *", "", 0.5, 0.1, 2.0)
     assert tolerance.allows(11.0, 10.0) and not tolerance.allows(11.1, 10.0)
     assert tolerance.allows(1.5, 1.0) and not tolerance.allows(1.6, 1.0)
     assert not tolerance.allows(None, 1.0) and not tolerance.allows(1.0, None)
     assert tolerance.allows(None, None)
     assert tolerance.covers("loss of stage 1") and not tolerance.covers("loss")
-    exact = Tolerance("top1", 0.0, 0.0, 1.0, True, "")
+    exact = Tolerance("top1", "")
     assert exact.covers("top1") and not exact.covers("top10") and exact.allows(3, 3)
 
 
 def test_a_tolerance_may_be_of_one_kind_of_run():
-    wide = Tolerance("train: top1", 8.0, 0.0, 1.0, True, "")
-    exact = Tolerance("top1", 0.0, 0.0, 1.0, True, "")
+    wide = Tolerance("train: top1", "", 8.0)
+    exact = Tolerance("top1", "")
     old = next(r for r in Store(results_dir() / "records").readable() if r.kind == "train")
     moved = copy.deepcopy(old)
     moved.metrics["top1"]["last"] += 7.9
@@ -134,18 +142,32 @@ def test_a_tolerance_may_be_of_one_kind_of_run():
 # --- which run is compared with which --------------------------------------------------------
 
 
-def test_a_run_is_compared_with_itself_else_with_the_one_in_its_place():
+def test_a_run_is_compared_with_itself_else_with_the_one_like_it():
     assert place("pretrain-loco-resnet50-smoke-s1-abc") == "pretrain-loco-resnet50-smoke-s1"
-    assert successors(["a-1", "b-1"], ["b-1", "a-1"]) == {"a-1": "a-1", "b-1": "b-1"}
-    assert successors(["a-1"], ["a-2"]) == {"a-1": "a-2"}
-    assert successors(["a-1", "c-1"], ["a-1"]) == {"a-1": "a-1"}
+
+    def pairs(references, runs):
+        """Ids that share a hash over precisions end in the same letter."""
+        return successors({id: id[-1] for id in references}, {id: id[-1] for id in runs})
+
+    assert pairs(["a-1x", "b-1y"], ["b-1y", "a-1x"]) == {"a-1x": "a-1x", "b-1y": "b-1y"}
+    assert pairs(["a-1x", "a-2y"], ["a-3y", "a-4x"]) == {"a-1x": "a-4x", "a-2y": "a-3y"}
+    assert pairs(["a-1x"], ["a-2y"]) == {"a-1x": "a-2y"}, "a changed recipe, by its name"
+    assert pairs(["a-1x", "a-2y"], ["a-2y", "a-3z"]) == {"a-2y": "a-2y", "a-1x": "a-3z"}
+    assert pairs(["a-1x", "a-2y"], ["a-3z", "a-4w"]) == {}, "which is which cannot be told"
 
 
-def test_runs_that_differ_in_their_hash_alone_are_never_mixed_up():
-    assert successors(["a-1", "a-2"], ["a-2", "a-1"]) == {"a-1": "a-1", "a-2": "a-2"}
-    assert successors(["a-1", "a-2"], ["a-2", "a-3"]) == {"a-2": "a-2", "a-1": "a-3"}
-    assert successors(["a-1", "a-2"], ["a-3", "a-4"]) == {}
-    assert successors(["a-1"], ["a-2", "a-3"]) == {}
+def test_records_in_another_precision_are_paired_with_todays_runs(reference):
+    known = reference.all()
+    hashes = any_precision(known)
+    assert hashes == {spec.id: spec.any_precision for spec in PLAN.runs()}
+    by_id = {record.id: record for record in known}
+    other = by_id[LOCO].identity | {"precision": "bf16"}
+    pretrained = dataclasses.replace(by_id[LOCO], id="other", identity=other)
+    encoder = {"run": identity_hash(other)}
+    probe = dataclasses.replace(
+        by_id[PROBE], identity=by_id[PROBE].identity | {"encoder": encoder}, parent="other"
+    )
+    assert any_precision([pretrained, probe]) == {"other": hashes[LOCO], PROBE: hashes[PROBE]}
 
 
 # --- check -----------------------------------------------------------------------------------
@@ -261,8 +283,20 @@ def test_a_reference_that_no_table_asks_for(here, reference, capsys):
 
 def test_a_run_that_was_not_run(here, reference, capsys):
     here.discard(PROBE)
-    code, _, err = call(capsys, "check", "--no-run")
-    assert code == 1 and f"{place(PROBE)}: status has no finished record" in err
+    code, out, _ = call(capsys, "check", "--no-run")
+    assert code == 0 and f"1 missing (was never made here): {place(PROBE)}" in out
+    code, _, err = call(capsys, "check", "--no-run", "--complete")
+    assert code == 1 and f"{place(PROBE)}: status was never made here" in err
+
+
+def test_exact_is_every_number_to_the_last_bit(here, reference, capsys):
+    change(here, LOCO, cost={"wall_time_s": 1.0, "images_per_s": 9.0})
+    code, out, _ = call(capsys, "check", "--no-run", "--exact")
+    assert code == 0 and "0 moved" in out
+    change(here, LOCO, metrics={"accuracy of stages 1-2": {"last": 0.3 + 1e-15}})
+    code, _, err = call(capsys, "check", "--no-run", "--exact")
+    assert code == 1 and "metrics.accuracy of stages 1-2.last" in err
+    assert call(capsys, "check", "--no-run", "--exact", "--against", here.root)[0] == 0
 
 
 def test_a_changed_recipe_is_compared_in_its_place_and_marked(here, reference, capsys):
@@ -278,7 +312,8 @@ def test_a_changed_recipe_is_compared_in_its_place_and_marked(here, reference, c
 def test_a_new_run_is_told_and_fails_only_if_it_did(here, reference, capsys):
     reference.discard(LOCO)
     code, out, _ = call(capsys, "check", "--no-run")
-    assert code == 0 and "no reference yet" in out
+    assert code == 0 and "1 missing (no reference yet" in out
+    assert call(capsys, "check", "--no-run", "--complete")[0] == 1
     change(here, LOCO, status="diverged", error="at once")
     assert call(capsys, "check", "--no-run")[0] == 1
 
@@ -288,7 +323,7 @@ def test_without_any_reference_nothing_is_checked(here, results, capsys):
 
 
 def test_records_of_other_commits_are_told(here, reference, capsys, monkeypatch):
-    monkeypatch.setattr(regression, "environment", lambda: {"git_commit": "abc"})
+    monkeypatch.setattr(command, "environment", lambda: {"git_commit": "abc"})
     assert f"{len(IDS)} of {len(IDS)} runs are of another commit" in call(
         capsys, "check", "--no-run"
     )[2]  # fmt: skip
@@ -302,10 +337,12 @@ def ran(monkeypatch):
     """The ids of runs that were carried out, each in no time."""
     carried_out = []
 
-    def execute(spec, shop):
+    def execute(spec, context):
+        if (found := context.store.finished(spec.id)) is not None:
+            return found
         carried_out.append(spec.id)
         made = record(spec)
-        shop.store.save(made)
+        context.store.save(made)
         return made
 
     monkeypatch.setattr("locbench.runs.executor.execute", execute)
@@ -327,7 +364,9 @@ def test_check_fresh_trains_everything_and_keeps_the_old(here, reference, capsys
 def test_update_makes_the_records_the_reference_and_renders_the_tables(here, results, capsys):
     store = check.reference_store()
     small = make_plan(load_table("loco/table1"), Options("small", assume_data=True)).runs()[0]
-    gone = dataclasses.replace(here.load(LOCO), id="pretrain-old-x-smoke-s1-0123456789")
+    gone = dataclasses.replace(
+        here.load(LOCO), id="pretrain-old-x-smoke-s1-0123456789", identity={"kind": "old"}
+    )
     for old in (record(small), gone):
         store.save(old)
     code, out, _ = call(capsys, "check", "loco/table1", "--no-run", "--update")
@@ -350,12 +389,11 @@ def test_update_makes_the_records_the_reference_and_renders_the_tables(here, res
 def test_a_table_without_a_reference_is_checked_once_it_is_named(here, reference, capsys, ran):
     other = make_plan(load_table("auglocal/table2"), Options())
     assert call(capsys, "check", "--no-run")[0] == 0, "its runs are not asked for"
-    code, _, err = call(capsys, "check", "auglocal/table2", "--update")
+    code, _, _ = call(capsys, "check", "auglocal/table2", "--update")
     assert code == 0 and ran == [spec.id for spec in other.runs()]
     assert check.reference_store().ids() == sorted([*IDS, *ran]), "LoCo's are as they were"
     here.discard(ran[0])
-    code, _, err = call(capsys, "check", "--no-run")
-    assert code == 1 and place(ran[0]) in err, "from now on it is"
+    assert place(ran[0]) in call(capsys, "check", "--no-run")[1], "from now on it is"
     assert call(capsys, "check", "loco/table1", "--no-run")[0] == 0
 
 

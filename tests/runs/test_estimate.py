@@ -13,7 +13,6 @@ from locbench.recipes.schema import Network
 from locbench.report import check
 from locbench.runs import estimate
 from locbench.runs.estimate import (
-    CHECKPOINT,
     RECORD_BYTES,
     Estimate,
     built_size,
@@ -22,7 +21,10 @@ from locbench.runs.estimate import (
     size,
     total,
 )
-from locbench.runs.spec import plan_pixels, plan_probe, plan_training
+from locbench.runs.kinds.pixels import pixels_spec
+from locbench.runs.kinds.pretrain import CHECKPOINT_ENCODERS
+from locbench.runs.kinds.probe import probe_spec
+from locbench.runs.spec import training_spec
 from locbench.runs.store import Store
 
 DATA = {"name": "shapes", "version": 1, "checksum": "", "classes": 10, "train": 1000, "test": 400}
@@ -45,12 +47,13 @@ def spec(kind="pretrain", rule="loco", network="resnet50", images=1000, **sets):
     recipe = load_recipe("loco/imagenet", "smoke", values)
     data = {**DATA, "train": images}
     if kind == "pixels":
-        return plan_pixels(recipe, data)
-    return (plan_training if kind == "pretrain" else plan_probe)(recipe, rule, network, 1, data)
+        return pixels_spec(recipe, data)
+    make = training_spec if kind == "pretrain" else probe_spec
+    return make(recipe, rule, network, seed=1, data=data)
 
 
 def guess(run, *known, build=False):
-    return estimate.estimate(run, known, build)
+    return estimate.estimate(run, known, build=build)
 
 
 def test_time_is_scaled_by_images_epochs_and_pixels():
@@ -118,7 +121,7 @@ def test_disk_is_encoder_and_checkpoint_for_a_pretraining_and_little_for_the_res
     known = record(spec())
     found = guess(spec(), known)
     assert found.kept_bytes == 4 * 90_000 + RECORD_BYTES
-    assert found.working_bytes == CHECKPOINT * 4 * 90_000
+    assert found.working_bytes == CHECKPOINT_ENCODERS * 4 * 90_000
     probe = guess(spec("probe"), known, record(spec("probe")))
     assert (probe.kept_bytes, probe.working_bytes) == (RECORD_BYTES, 0)
 

@@ -13,8 +13,9 @@ from locbench.published.datasets import PUBLISHED_DATA
 from locbench.published.load import load_table
 from locbench.report.frame import claim_values, frame
 from locbench.runs import plan as reproduce
-from locbench.runs.context import Workshop
-from locbench.runs.plan import Options, make_plan, run_all
+from locbench.runs.context import Context
+from locbench.runs.executor import Silence, carry_out, failure
+from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
 TABLE = load_table("loco/table1")
@@ -128,9 +129,9 @@ def test_data_that_is_not_here_is_assumed_only_when_asked():
         with pytest.raises(UserError, match="data root"):
             plan_of(scale=scale)
         plan = plan_of(scale=scale, assume_data=True)
-        assert plan.assumed == (f"data set {name}",) and {
-            s.fingerprint["train"] for s in plan.runs()
-        } == {images}
+        assert plan.assumed == (f"data set {name}",) and {s.data["train"] for s in plan.runs()} == {
+            images
+        }
     assert plan_of(assume_data=True).assumed == ()
 
 
@@ -291,17 +292,15 @@ def test_other_images_are_not_comparable(store, imagenet):
 def test_finished_runs_are_not_run_again(store, monkeypatch):
     plan = plan_of()
     fill(plan.runs(), store)
-    monkeypatch.setattr("locbench.runs.executor.execute", lambda *_: pytest.fail("was run again"))
-    seen = []
-    assert run_all(plan.runs(), Workshop(store), lambda spec, record: seen.append(spec.id)) == []
-    assert seen == [spec.id for spec in plan.runs()]
+    monkeypatch.setattr("locbench.runs.executor._run", lambda *_: pytest.fail("was run again"))
+    assert carry_out(plan.runs(), Context(store), Silence()) == []
 
 
 def test_a_failed_run_ends_only_what_depends_on_it(store, monkeypatch):
     plan = plan_of()
     lost = plan.runs()[0]
 
-    def execute(spec, shop):
+    def execute(spec, context):
         if spec.id == lost.id:
             raise RunFailed("the loss was not finite")
         assert spec.parent is None or spec.parent.id != lost.id
@@ -310,7 +309,7 @@ def test_a_failed_run_ends_only_what_depends_on_it(store, monkeypatch):
         return made
 
     monkeypatch.setattr("locbench.runs.executor.execute", execute)
-    failures = run_all(plan.runs(), Workshop(store), lambda spec, record: None)
+    failures = carry_out(plan.runs(), Context(store), Silence())
     assert failures == [f"{lost.id}: the loss was not finite"]
     children = {s.id for s in plan.runs() if s.parent is not None and s.parent.id == lost.id}
     assert set(store.ids()) == {s.id for s in plan.runs()} - children - {lost.id}
@@ -318,17 +317,17 @@ def test_a_failed_run_ends_only_what_depends_on_it(store, monkeypatch):
 
 
 def test_a_mistake_of_the_user_ends_all(store, monkeypatch):
-    def execute(spec, shop):
+    def execute(spec, context):
         raise UserError("no such device")
 
     monkeypatch.setattr("locbench.runs.executor.execute", execute)
     with pytest.raises(UserError, match="no such device"):
-        run_all(plan_of().runs(), Workshop(store), lambda spec, record: None)
+        carry_out(plan_of().runs(), Context(store), Silence())
 
 
 def test_many_failures_are_one_line():
-    assert str(reproduce.failure(["a: x"])) == "a: x"
-    error = reproduce.failure(["a: x", "b: y", "c: z"])
+    assert str(failure(["a: x"])) == "a: x"
+    error = failure(["a: x", "b: y", "c: z"])
     assert str(error).startswith("a: x; and 2 more") and error.exit_code == 3
 
 
@@ -347,15 +346,15 @@ def test_table_gives_the_frame(store):
 
 
 def test_table_runs_what_is_missing_when_asked(store, monkeypatch):
-    def execute(spec, shop):
-        shop.store.save(record(spec))
+    def execute(spec, context):
+        context.store.save(record(spec))
         return record(spec)
 
     monkeypatch.setattr("locbench.runs.executor.execute", execute)
     cells = locbench.table("table1", run=True, rows="gim", columns="linear_top1")
     assert cells["n"].tolist() == [1] * len(cells) and len(cells) == 5
 
-    def lost(spec, shop):
+    def lost(spec, context):
         raise RunFailed("no")
 
     monkeypatch.setattr("locbench.runs.executor.execute", lost)

@@ -9,10 +9,11 @@ from locbench.errors import UserError
 from locbench.locks import Busy, Holder, alone
 from locbench.paths import runs_dir
 from locbench.published.load import load_table
-from locbench.runs import queue as turns
-from locbench.runs.context import Workshop
-from locbench.runs.plan import Options, make_plan, run_all
-from locbench.runs.queue import in_turn
+from locbench.runs import queue
+from locbench.runs.context import Context
+from locbench.runs.executor import Silence, carry_out
+from locbench.runs.plan import Options, make_plan
+from locbench.runs.queue import Queue
 from locbench.runs.store import Store
 
 
@@ -33,17 +34,17 @@ def specs():
 def others(store, monkeypatch):
     """Locks that other processes have; they end when the last of what is free was taken."""
     with ExitStack() as stack:
-        monkeypatch.setattr(turns.time, "sleep", lambda seconds: stack.close())
+        monkeypatch.setattr(queue.time, "sleep", lambda seconds: stack.close())
         yield lambda spec: stack.enter_context(alone(store.lock(spec.id), "at it"))
 
 
 def test_alone_it_is_the_plans_order(store, specs):
-    assert list(in_turn(specs, store, {})) == specs and not store.root.exists()
+    assert list(Queue(specs, store)) == specs and not store.root.exists()
 
 
 def test_what_another_is_at_comes_last_with_what_needs_it(store, specs, others, capsys):
     others(specs[0])
-    assert list(in_turn(specs, store, {})) == [*specs[2:], *specs[:2]]
+    assert list(Queue(specs, store)) == [*specs[2:], *specs[:2]]
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("locbench: process ") and first.endswith(
         f" is at {specs[0].id}: other runs come first"
@@ -55,22 +56,22 @@ def test_what_another_is_at_comes_last_with_what_needs_it(store, specs, others, 
 def test_what_was_done_meanwhile_is_not_waited_for(store, specs, others):
     others(specs[0])
     given = []
-    for spec in in_turn(specs, store, {}):
+    for spec in Queue(specs, store):
         given.append(spec)
         if spec is specs[-1]:
             store.save(record(specs[0]))  # by the process that still has the lock
     assert given == [*specs[2:], *specs[:2]]
     others(specs[2])
     store.save(record(specs[2], status="diverged", error="x"))
-    assert next(in_turn(specs[2:], store, {})) == specs[2], "nothing is left to do there"
+    assert next(iter(Queue(specs[2:], store))) == specs[2], "nothing is left to do there"
 
 
 def test_who_was_quicker_is_left_the_run(store, specs, others, monkeypatch):
     """Between the look at a lock and its taking lies the import of torch."""
-    taken, given = {}, []
-    for spec in in_turn(specs, store, taken):
+    turns, given = Queue(specs, store), []
+    for spec in turns:
         if given.count(specs[0].id) == 0 and spec is specs[0]:
-            taken[spec.id] = Holder("far", "", 7, "noon")
+            turns.leave(spec, to=Holder("far", "", 7, "noon"))
             others(spec)
         given.append(spec.id)
     ids = [spec.id for spec in specs]
@@ -80,8 +81,8 @@ def test_who_was_quicker_is_left_the_run(store, specs, others, monkeypatch):
 def test_a_plan_is_shared_and_what_the_other_did_is_used(store, specs, monkeypatch):
     mine = []
 
-    def execute(spec, shop):
-        assert not shop.patient
+    def execute(spec, context):
+        assert not context.patient
         if spec.id == specs[2].id and not mine.count(spec.id):
             mine.append(spec.id)
             raise Busy(Holder("far", "", 7, "noon"))
@@ -93,10 +94,15 @@ def test_a_plan_is_shared_and_what_the_other_did_is_used(store, specs, monkeypat
         return found
 
     monkeypatch.setattr("locbench.runs.executor.execute", execute)
-    monkeypatch.setattr(turns.time, "sleep", lambda seconds: store.save(record(specs[0])))
+    monkeypatch.setattr(queue.time, "sleep", lambda seconds: store.save(record(specs[0])))
     seen = []
+
+    class Watch(Silence):
+        def done(self, spec, record):
+            seen.append(spec.id)
+
     with alone(store.lock(specs[0].id), "at it"):
-        lines = run_all(specs, Workshop(store), lambda spec, record: seen.append(spec.id))
+        lines = carry_out(specs, Context(store), Watch())
     ids = [spec.id for spec in specs]
     assert lines == [] and sorted(seen) == sorted(ids)
     assert ids[0] not in mine, "the other process did it"

@@ -8,17 +8,15 @@ import pytest
 from locbench.errors import UserError
 from locbench.plugins.entry import UNTRAINED
 from locbench.plugins.registry import NETWORKS, RULES
+from locbench.recipes import identity, schema
 from locbench.recipes.load import load_recipe
 from locbench.recipes.schema import SECTIONS, Detection
-from locbench.runs.spec import (
-    PROBE_VIEW,
-    RunSpec,
-    plan_detection,
-    plan_pixels,
-    plan_probe,
-    plan_training,
-    unique,
-)
+from locbench.runs.kinds.detect import detector_specs, pretraining_spec
+from locbench.runs.kinds.pixels import pixels_spec
+from locbench.runs.kinds.probe import VIEW, Probe, probe_spec
+from locbench.runs.precision import resolved_precision
+from locbench.runs.spec import RunSpec, training_spec, unique
+from locbench.training.guard import pick_device, pick_precision
 
 DATA = {"name": "shapes", "version": 1, "checksum": "ab" * 32, "classes": 10, "train": 9, "test": 4}
 DECIDES = {
@@ -36,9 +34,9 @@ def recipe(**overrides):
 def spec(kind="pretrain", rule="loco", network="resnet50", seed=1234, data=DATA, settings=None):
     settings = settings or recipe()
     if kind == "pixels":
-        return plan_pixels(settings, data)
-    plan = plan_training if kind == "pretrain" else plan_probe
-    return plan(settings, rule, network, seed, data)
+        return pixels_spec(settings, data)
+    plan = training_spec if kind == "pretrain" else probe_spec
+    return plan(settings, rule, network, seed=seed, data=data)
 
 
 def other(value):
@@ -70,14 +68,14 @@ def test_every_value_that_decides_the_result_changes_the_id_and_no_other_does(ki
     seen = {mine.id}
     for section, name, changed in changes(recipe()):
         theirs = spec(kind, rule=mine.rule, settings=changed) if kind != "pixels" else None
-        theirs = theirs or plan_pixels(changed, DATA)
+        theirs = theirs or pixels_spec(changed, DATA)
         decides = section in DECIDES[kind]
         if section == "data":
             # The set itself enters by its fingerprint; the recipe adds what is done with it.
             decides = name in ("resolution", "train_images")
             decides |= name == "classes" and kind == "pretrain"
         if section == "augmentation" and kind != "pretrain":
-            decides = name in (PROBE_VIEW if kind == "probe" else ("interpolation",))
+            decides = name in (VIEW if kind == "probe" else ("interpolation",))
         assert (theirs.id not in seen) == decides, (section, name)
         seen.add(theirs.id)
     assert len(seen) > 3 or kind == "pixels"
@@ -86,9 +84,10 @@ def test_every_value_that_decides_the_result_changes_the_id_and_no_other_does(ki
 def test_a_detectors_id_is_of_its_protocol_its_encoder_and_the_normalisation():
     base = dataclasses.replace(recipe(), detection=Detection())
 
-    def ids(settings, rule=UNTRAINED, **more):
-        found = plan_detection(settings, rule, "resnet50", 1234, DATA, **more)
-        return [spec.id for spec in found]
+    def ids(settings, rule=UNTRAINED, **encoder):
+        of = settings.for_run(rule, "resnet50")
+        specs = detector_specs(of, rule, "resnet50", seed=1234, data=DATA, **encoder)
+        return [spec.id for spec in specs]
 
     [mine] = ids(base)
     seen = {mine}
@@ -97,13 +96,17 @@ def test_a_detectors_id_is_of_its_protocol_its_encoder_and_the_normalisation():
         if (section, name) in (("detection", "splits"), ("detection", "split")):
             continue
         [theirs] = ids(changed)
-        decides = section in ("network", "detection")
+        decides = section in ("network", "detection") and name != "data"  # known by its content
         decides |= section == "augmentation" and name in ("mean", "std")
         assert (theirs not in seen) == decides, (section, name)
         seen.add(theirs)
     drawn = dataclasses.replace(base, detection=Detection(splits=3))
     assert len({mine, *ids(drawn)}) == 4
-    on_data = {ids(base, "loco", pretraining={**DATA, "checksum": c})[0] for c in "ab"}
+    parents = [
+        pretraining_spec(base, "loco", "resnet50", seed=1, data={**DATA, "checksum": c})
+        for c in "ab"
+    ]
+    on_data = {ids(base, "loco", parent=parent)[0] for parent in parents}
     of_files = {ids(base, "file", encoder_file=(path, "a"))[0] for path in ("x.pth", "y.pth")}
     assert len(on_data) == 2 and len(of_files) == 1
 
@@ -126,8 +129,8 @@ def test_rule_network_seed_and_data_change_the_id(kind):
     ids |= {spec(kind, rule=rule).id for rule in ("gim", "simclr")}
     ids.add(spec(kind, network="shufflenet_v2_50").id)
     ids.add(spec(kind, seed=1235).id)
-    ids |= {spec(kind, data={**DATA, key: "2"}).id for key in DATA}
-    assert len(ids) == 1 + 2 + 1 + 1 + len(DATA)
+    ids |= {spec(kind, data={**DATA, key: "2"}).id for key in ("name", "version", "checksum")}
+    assert len(ids) == 1 + 2 + 1 + 1 + 3
 
 
 @pytest.mark.parametrize(("registry", "name"), [(RULES, "loco"), (NETWORKS, "resnet50")])
@@ -141,11 +144,51 @@ def test_a_new_version_of_a_rule_or_network_makes_old_records_stale(monkeypatch,
 
 
 def test_a_new_version_of_the_probe_leaves_pretrainings_alone(monkeypatch):
-    before = spec("pretrain").id, spec("probe").id, spec("pixels").id
-    monkeypatch.setattr("locbench.runs.spec.PROBE_VERSION", 99)
+    before = spec("pretrain").id, spec("probe").id
+    monkeypatch.setattr(Probe, "version", 99)
     assert spec("pretrain").id == before[0] and spec("probe").id != before[1]
-    monkeypatch.setattr("locbench.runs.spec.PIXELS_VERSION", 99)
-    assert spec("pixels").id != before[2]
+
+
+def test_a_default_said_aloud_is_the_same_run():
+    said = {"rule__sharing": "stage", "optimizer__momentum": 0.9, "augmentation__flip": 0.5}
+    for kind in ("pretrain", "probe"):
+        assert spec(kind, settings=recipe(**said)).id == spec(kind).id
+    whole = spec(settings=recipe(rule__temperature=1))
+    assert whole.id == spec(settings=recipe(rule__temperature=1.0)).id
+
+
+def test_a_new_setting_whose_default_changes_nothing_leaves_every_id(monkeypatch):
+    before = [spec(kind).id for kind in DECIDES]
+
+    @dataclasses.dataclass(frozen=True)
+    class Training(schema.Training):
+        groups: int = 1
+
+    plain = recipe()
+    newer = dataclasses.replace(plain, training=Training(**vars(plain.training)))
+    monkeypatch.setattr(identity, "FIRST_FORMS", (*identity.FIRST_FORMS, Training))
+    assert [spec(kind, settings=newer).id for kind in DECIDES] == before
+    other_groups = dataclasses.replace(newer.training, groups=8)
+    assert spec(settings=dataclasses.replace(newer, training=other_groups)).id != before[0]
+
+
+def test_precision_is_in_the_id_as_the_device_has_it(monkeypatch):
+    monkeypatch.setattr("locbench.runs.spec.resolved_precision", lambda setting, device: device)
+    runs = {device: plan(device) for device in ("fp32", "bf16")}
+    assert runs["fp32"].id != runs["bf16"].id
+    assert runs["fp32"].parent.recipe.training.precision == "fp32"
+    assert runs["fp32"].any_precision == runs["bf16"].any_precision
+    assert runs["fp32"].any_precision != plan("fp32", seed=9).any_precision
+
+
+def plan(device, seed=1234):
+    return probe_spec(recipe(), "loco", "resnet50", seed=seed, data=DATA, device=device)
+
+
+def test_what_auto_means_is_what_training_takes():
+    for device in ("auto", "cpu"):
+        taken = pick_precision("auto", pick_device(device))
+        assert resolved_precision("auto", device) == ("bf16" if taken else "fp32")
 
 
 def test_an_encoder_file_counts_by_its_content():
