@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from locbench.cli import app as cli
-from locbench.cli import regression
+from locbench.cli import check
 from locbench.errors import CheckFailed
 from locbench.evaluation.cost.counts import branch_outputs, counts
 from locbench.networks import make_network
@@ -87,7 +87,7 @@ def test_one_channel_more_in_one_auxiliary_block_fails_the_check(tmp_path, monke
     def flops_alone(name):
         return replace(load_table(name), smoke={"columns": "flops"})  # and no steps traced
 
-    monkeypatch.setattr(regression, "load_table", flops_alone)
+    monkeypatch.setattr(check, "load_table", flops_alone)
     monkeypatch.setattr(Auxiliary, "build", first)
     monkeypatch.setattr(Auxiliary, "_width", wider)
     words = ["check", "auglocal/table7", f"--runs={tmp_path}"]
