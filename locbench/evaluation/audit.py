@@ -1,9 +1,9 @@
-"""Audit of a rule: which blocks each unit's loss reaches, by plain autograd on a fresh forward.
+"""Audit of a rule: which blocks each unit's loss reaches, and whether the engine's step agrees.
 
-Everything is built anew, from the same seed, for the engine's step and for each plain forward: so
-every module runs as often as in a step of training, and what it keeps from step to step (averages,
-counters, queues) is on both sides as it was at the start. Blocks and objectives are seeded one by
-one: what they draw, such as dropout, is the same on both sides as well.
+The reference is plain autograd on a fresh forward. The network and its units are built anew, from
+one seed, for the engine's step and for each plain forward: the state of every module (averages,
+counters, queues) is then the same on both sides. Every block and objective draws random numbers
+from a seed of its own, so dropout is the same on both sides too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Gradients = dict[str, Tensor]  # by the name of the parameter
 
 @dataclass(frozen=True)
 class Reach:
-    """The largest gradient a unit's loss leaves in each stage, and what the rule allows.
+    """The largest gradient of a unit's loss in each stage, and what the rule allows.
 
-    Judged by blocks, which a unit may hold a part of a stage of. `leaks` are those that have a
-    gradient and must not, `gaps` those that have none and should: the index of the block, and a
-    parameter of it, that of the largest gradient or else its first. `tied` are stages that the loss
-    reaches by the unit's ties, outside of the blocks that it updates.
+    allowed, tied, gradients: one entry a stage. `tied` are stages that the loss reaches by the
+    unit's ties, outside of the blocks that the unit updates.
+    leaks: blocks with a gradient that must have none; gaps: blocks without one that must have one.
+    By the index of the block: its parameter of the largest gradient, or else its first.
     """
 
     unit: str
@@ -49,22 +49,21 @@ class Reach:
 
     @property
     def holds(self) -> bool:
-        """A gradient in every block that it may update or ties, exactly zero in all others.
+        """Whether every block that the unit updates or ties has a gradient, and no other block.
 
-        Blocks without parameters have none; a unit that trains no block at all does not hold.
+        Blocks without parameters need none; a unit that trains no block at all does not hold.
         """
         return not self.leaks and not self.gaps and any(self.gradients)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All units' reach, and the largest error of the engine against plain autograd.
+    """The reach of all units, and the largest error of the engine against plain autograd.
 
-    The error of a parameter's gradient is relative to the largest gradient of the units that reach
-    it: that of a bias before a batch norm is zero up to rounding. It is infinite where one of the
-    two has a gradient that the other lacks, and where a loss does not reach all of its unit: then
-    the engine has no gradient to send down, and takes no step. `worst` is the parameter of this
-    error, empty where no step was taken.
+    engine_error: relative to the largest gradient of the units that reach the parameter (the
+    gradient of a bias before a batch norm is zero up to rounding). Infinite where only one of the
+    two has a gradient, and where a loss does not reach all of its unit: no step is taken then.
+    worst: the parameter of this error, empty where no step was taken.
     """
 
     rule: str
@@ -75,7 +74,7 @@ class Audit:
 
     @property
     def holds(self) -> bool:
-        """Isolation as declared, and the engine's gradients are the sum of the units'."""
+        """Whether every unit holds, and the engine's gradients are the sum of the units'."""
         return all(unit.holds for unit in self.units) and self.engine_error < TOLERANCE
 
 
@@ -113,10 +112,10 @@ def audit(
 
 def _measure(rule: str, network: str, build: Callable[[], _Build]) -> Audit:
     last = build()
-    found: dict[int, Gradients] = {}
+    by_unit: dict[int, Gradients] = {}
     for unit_numbers in apart(last.units):
-        found |= build().plain_gradients(unit_numbers)
-    gradients = [found[number] for number in range(len(last.units))]
+        by_unit |= build().plain_gradients(unit_numbers)
+    gradients = [by_unit[number] for number in range(len(last.units))]
     reaches = tuple(last.reach(unit, g) for unit, g in zip(last.units, gradients, strict=True))
     error, worst = math.inf, ""
     if all(any(reach.gradients) and not reach.gaps for reach in reaches):
@@ -126,7 +125,7 @@ def _measure(rule: str, network: str, build: Callable[[], _Build]) -> Audit:
 
 
 def _seed(seed: int) -> None:
-    """Of all that a block or an objective may draw from."""
+    """Seed every generator that a block or an objective may draw from."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -167,7 +166,7 @@ class _Build:
             module.register_forward_pre_hook(lambda *_, seed=seed: _seed(seed))
 
     def _names(self) -> dict[int, str]:
-        """By id: the network's name of a parameter, or the name it has in its unit."""
+        """The names of parameters by id: in the network, or else in their unit."""
         names = {id(p): name for name, p in self.net.named_parameters()}
         for unit in self.units:
             ties = ((f"tie {k}", tie) for k, tie in enumerate(unit.ties))
@@ -178,7 +177,7 @@ class _Build:
     def plain_gradients(self, numbers: list[int]) -> dict[int, Gradients]:
         """Gradients of the losses of these units, which share no block, by autograd alone.
 
-        On one forward, without the engine. The only cut is before each unit's first block.
+        One forward, without the engine; the only cut is before each unit's first block.
         """
         gradients, x, done = {}, self.batch.images, 0
         for number in numbers:
@@ -193,21 +192,18 @@ class _Build:
         return gradients
 
     def _gradients(self, unit: Unit, loss: Tensor) -> Gradients:
-        """Of all parameters but those in blocks of the unit that the rule does not let it update.
-
-        So also of those that the loss must not reach.
-        """
+        """Of all parameters, except in blocks of the unit that the rule does not let it update."""
         if not loss.requires_grad:
             return {}
         passed = set(range(unit.start, unit.stop)) - set(unit.updated_blocks())
         frozen = {id(p) for b in passed for p in self.net.blocks[b].parameters()}
         frozen -= {id(p) for p in unit.ties}
-        wanted = [p for p in self.parameters if id(p) not in frozen]
-        gradients = zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True)
+        inputs = [p for p in self.parameters if id(p) not in frozen]
+        gradients = zip(inputs, torch.autograd.grad(loss, inputs, allow_unused=True), strict=True)
         return {self.names[id(p)]: g for p, g in gradients if g is not None}
 
     def reach(self, unit: Unit, gradients: Gradients) -> Reach:
-        """What these gradients of the unit's loss say of its isolation."""
+        """The reach of a unit whose loss has these gradients."""
         sizes = {name: _largest([gradient]) for name, gradient in gradients.items()}
         updated, ties = set(unit.updated_blocks()), {id(p) for p in unit.ties}
         blocks = [[self.names[id(p)] for p in trainable([b])] for b in self.net.blocks]
@@ -230,18 +226,18 @@ class _Build:
         )
 
     def engine_error(self, gradients: list[Gradients]) -> tuple[float, str]:
-        """Engine's `.grad` against the sum of the units' gradients: the error, and where."""
+        """The largest error of `.grad` against the sum of the units' gradients, and where it is."""
         scales = [_largest(of_unit.values()) for of_unit in gradients]
         errors = {}
         for parameter in self.parameters:
-            name, mine = self.names[id(parameter)], parameter.grad
+            name, gradient = self.names[id(parameter)], parameter.grad
             parts = [k for k, of_unit in enumerate(gradients) if name in of_unit]
-            if (mine is None) != (not parts):
+            if (gradient is None) != (not parts):
                 return math.inf, name
-            if mine is not None:
-                difference = mine - sum(gradients[k][name] for k in parts)
+            if gradient is not None:
+                difference = gradient - sum(gradients[k][name] for k in parts)
                 errors[name] = _largest([difference / max(scales[k] for k in parts)])
-        worst = max(errors, key=lambda name: errors[name])
+        worst = max(errors, key=errors.get)
         return errors[worst], worst
 
 

@@ -1,9 +1,9 @@
 """Linear probes: a linear classifier on the frozen features of the last block, or of every block.
 
-Protocol of LoCo sec. 5.1 (profile `loco`: SGD without momentum) and of the MoCo code that it says
-it follows (profile `moco`: momentum 0.9, other milestones). The encoder stays in eval
-mode and is never changed: no gradient, no batch-norm statistics. It runs in fp32, whatever the
-precision of the pretraining was, so that a probe means the same on every device.
+The protocol is LoCo's, sec. 5.1 (profile `loco`: SGD without momentum), or that of the MoCo code
+that LoCo cites (profile `moco`: momentum 0.9, other milestones). The encoder stays in eval mode and
+is never changed: no gradient, no batch-norm statistics. It runs in fp32, whatever the precision of
+the pretraining was, so that a probe means the same on every device.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from locbench.data import ImageData, Images
 from locbench.data.augmentation import Share
@@ -34,12 +35,13 @@ from locbench.training.loop import MISFITS, SAVE_EVERY_S
 from locbench.training.seeds import derive, generator, stream
 
 CHUNK = 500  # images through the encoder at a time
-ROWS = 8192  # test images whose logits are held at a time
+ROWS = 8192  # test images whose logits are computed at a time
 CALIBRATION_IMAGES = 2000
 PENALTIES = (10.0, 1.0, 0.1, 0.01)  # of the pixel baseline, for the mean cross-entropy
 PIXEL_BYTES = 4 << 30  # the most that the pixel baseline reads; it needs some three times as much
 
 Progress = Callable[[int, int, dict[str, float]], None]
+Features = tuple[list[Tensor], Tensor]  # [N, C] of each probed block, and the targets [N]
 
 
 @dataclass(frozen=True)
@@ -79,53 +81,48 @@ def pooled_features(network: Network, images: Tensor, blocks: Sequence[int]) -> 
 
 
 def read(split: Images, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (uint8 [B,3,H,W]) and targets of each part, a list of indices, one after the other.
+    """Images (uint8 [B, 3, H, W]) and targets of each part; a part is a tensor of indices.
 
-    A split that decodes its images as it goes begins with the next part while this one is used.
+    A split that decodes images as they are read starts on the next part while this one is used.
     """
     prefetch = getattr(split, "prefetch", None)
-    for part, coming in zip_longest(parts, parts[1:]):
+    for part, next_part in zip_longest(parts, parts[1:]):
         images = split.batch(part)
-        if prefetch is not None and coming is not None:
-            prefetch(coming)
+        if prefetch is not None and next_part is not None:
+            prefetch(next_part)
         yield images, split.targets[part]
 
 
 def calibrate(network: Network, split: Images, recipe: Recipe, device: torch.device) -> None:
     """Set the batch-norm statistics of an untrained network to those of the data (in place).
 
-    Without it the features of initial weights are probed with mean 0 and variance 1, which no
-    layer's input has, and the baseline is too easy to beat. The first images of a fixed
-    permutation are used, without augmentation; the average over chunks is cumulative.
+    Initial statistics, mean 0 and variance 1, are those of no layer's input: with them an untrained
+    network is a rival too easy to beat. The first images of a fixed permutation are used, without
+    augmentation; the average over chunks is cumulative.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
-    momentum = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
     order = torch.randperm(len(split), generator=generator(0, "calibration"))[:CALIBRATION_IMAGES]
     # Chunks of one size: they weigh the same, and none is too small to have a variance.
     parts = order.chunk(-(-len(order) // CHUNK))
-    network.train()
-    with torch.no_grad():
-        for images, _ in read(split, parts):
-            view = test_view(images.to(device), recipe.data.resolution, recipe.augmentation)
-            network.encode(view.contiguous(memory_format=torch.channels_last))
-    for norm, value in zip(norms, momentum, strict=True):
-        norm.momentum = value
+    views = (
+        test_view(images.to(device), recipe.data.resolution, recipe.augmentation)
+        for images, _ in read(split, parts)
+    )
+    layout = torch.channels_last
+    batches = (view.contiguous(memory_format=layout) for view in views)
+    update_bn(batches, nn.Sequential(*network.blocks))
     network.eval()
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Features of un-augmented images, [N, C] per probed block, and targets [N], of both splits.
+    """Features of un-augmented images of both splits.
 
     `train` is None where training draws new crops. Two probes of one encoder at the same blocks
     may share them: set `LinearProbe.features` before `fit`.
     """
 
-    train: tuple[list[Tensor], Tensor] | None
-    test: tuple[list[Tensor], Tensor]
+    train: Features | None
+    test: Features
 
 
 class LinearProbe:
@@ -165,7 +162,7 @@ class LinearProbe:
         self.history: list[list[tuple[float, float]]] = []  # [epoch][block] -> top-1, top-5
         self.features: FrozenFeatures | None = None
 
-    def _centre_features(self, split: Images) -> tuple[list[Tensor], Tensor]:
+    def _centre_features(self, split: Images) -> Features:
         """Features of every un-augmented image, per probed block, and the targets."""
         parts = torch.arange(len(split)).split(CHUNK)[rank() :: world_size()]
         features = [torch.zeros(len(split), w, device=self.device) for w in self.widths]
@@ -181,9 +178,7 @@ class LinearProbe:
             all_reduce(whole)
         return features, split.targets.to(self.device)
 
-    def _batches(
-        self, epoch: int, cached: tuple[list[Tensor], Tensor] | None
-    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+    def _batches(self, epoch: int, cached: Features | None) -> Iterator[Features]:
         """The batches of one epoch: features per probed block, and targets."""
         n, batch = len(self.data.train), self.recipe.probe.batch
         order = stream(derive(self.seed, "probe"), n, epoch * n, (epoch + 1) * n)
@@ -194,19 +189,19 @@ class LinearProbe:
             return
         batches = order.split(batch)
         shares = [self._share(len(indices)) for indices in batches]
-        own = [i[part.start : part.stop] for i, (part, _) in zip(batches, shares, strict=True)]
-        for k, (images, _) in enumerate(read(self.data.train, own)):
-            part, sizes = shares[k]
+        local = [i[share.start : share.stop] for i, (share, _) in zip(batches, shares, strict=True)]
+        for k, (images, _) in enumerate(read(self.data.train, local)):
+            share, sizes = shares[k]
             draw = generator(self.seed, "probe augmentation", epoch, k)
-            view = self.augment.views(images.to(self.device), draw, share=part)
+            view = self.augment.views(images.to(self.device), draw, share=share)
             features = pooled_features(self.network, view, self.blocks)
             targets = self.data.train.targets[batches[k]].to(self.device)
             yield [gathered(f, sizes) if sizes else f for f in features], targets
 
     def _share(self, images: int) -> tuple[Share, tuple[int, ...]]:
-        """Which of a batch this process encodes, and how many each does.
+        """This process's share of a batch, and the number of images of every process.
 
-        Of fewer images than processes each encodes all; then there are no sizes.
+        A batch of fewer images than processes is encoded by all of them; then there are no sizes.
         """
         if images < world_size():
             return Share(0, images, images), ()
@@ -214,7 +209,7 @@ class LinearProbe:
         sizes = tuple(after - before for before, after in pairwise(bounds))
         return Share(*bounds[rank() : rank() + 2], images), sizes
 
-    def _train_epoch(self, epoch: int, cached: tuple[list[Tensor], Tensor] | None) -> None:
+    def _train_epoch(self, epoch: int, cached: Features | None) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe.probe, epoch)
         for features, targets in self._batches(epoch, cached):
@@ -238,18 +233,12 @@ class LinearProbe:
         return [tuple(row) for row in (100 * hits / len(targets)).tolist()]
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on after an epoch."""
+        """All that `resume` needs to go on after an epoch."""
         return {
             "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
         }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
-        self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = state["history"]
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from this checkpoint if there is one; UserError if it is not one of this probe."""
@@ -257,7 +246,9 @@ class LinearProbe:
         if state is None:
             return
         try:
-            self.load_state(state)
+            self.heads.load_state_dict(state["heads"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.history = state["history"]
         except MISFITS as error:
             raise UserError(
                 f"{checkpoint} is no checkpoint of this probe; "

@@ -1,4 +1,7 @@
-"""One registered component: its name, where its code is, and its version. Imports none of it."""
+"""One registered rule, network, data set or kind of run: its name, its code, its version.
+
+The code is not imported before it is used.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from locbench.errors import UserError
-from locbench.plugins import rule_source as source
+from locbench.plugins import rule_source
 
-# In a rule's place: initial weights, no network, a file that says nothing of its training.
+# In the place of a rule's name: initial weights, plain pixels, a file of weights.
 UNTRAINED, PIXELS, FILE = RESERVED = ("untrained", "pixels", "file")
 # What a rule may learn from, in words.
 TAUGHT_BY = {"views": "two views of every image", "label": "one view and its label"}
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of an error line: the nearest known name if there is one, else all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+def suggest(word: str, names: Iterable[str]) -> str:
+    """The end of an error line on an unknown word: the nearest name, or else all names."""
+    names = list(names)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered component; `version` goes up when a fix in code changes its results.
+    """One registered component.
 
-    `learns` says of a rule what it learns from: two "views" of an image, or its "label". What is
-    not locbench's own is of a `kind` ("file", "distribution") and has an `origin`, and its version
-    is that of its origin. `fault` is why it cannot be used.
+    target: its code, "module:attribute".
+    version: goes up when a fix in the code changes results; from outside, that of the origin.
+    learns: what a rule learns from, two "views" of an image or its "label".
+    source: "" for locbench's own, else "file" or "distribution"; `origin` says which.
+    fault: why it cannot be used.
     """
 
     name: str
@@ -40,20 +45,21 @@ class Entry:
     summary: str
     version: int | str = 1
     learns: str = "views"
-    kind: str = ""
+    source: str = ""
     origin: str = "locbench"
     fault: str = ""
 
     @property
     def file(self) -> str:
         """The file of its source."""
-        return str(source.module_file(self.target.partition(":")[0]))
+        return str(rule_source.module_file(self.target.partition(":")[0]))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Keyword-only arguments and their defaults, read from the source: it is not imported."""
-        tree = source.parsed(Path(self.file).read_bytes(), self.file)
-        return source.settings(source.functions(tree)[self.target.split(":")[1]], self.file)
+        tree = rule_source.parsed(Path(self.file).read_bytes(), self.file)
+        function = rule_source.functions(tree)[self.target.partition(":")[2]]
+        return rule_source.settings(function, self.file)
 
     def load(self) -> Any:
         """The component itself: imports its module. UserError where one from outside fails."""
@@ -61,20 +67,20 @@ class Entry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:
-            if not self.kind:
+            if not self.source:
                 raise
-            why = " ".join(f"{type(error).__name__}: {error}".split())
+            why = rule_source.one_line(error)
             raise UserError(f"rule '{self.name}' of {self.origin} cannot be run: {why}") from error
 
     @property
     def described(self) -> str:
         """Its name and where it is from, with the first digits of a file's hash."""
-        hashed = f", {self.version:.19}" if self.kind == "file" else ""
-        return f"{self.name} (of {self.origin}{hashed})"
+        digest = f", {self.version:.19}" if self.source == "file" else ""
+        return f"{self.name} (of {self.origin}{digest})"
 
     def told(self) -> dict[str, Any]:
         """What a record says of it besides its name."""
-        return {"version": self.version, **({self.kind: self.origin} if self.kind else {})}
+        return {"version": self.version, **({self.source: self.origin} if self.source else {})}
 
     def keep(self, folder: Path) -> None:
-        """What a run leaves of it in its folder: nothing, for it is installed."""
+        """Save in a run's folder what a later run needs of it: nothing, for it is installed."""

@@ -1,4 +1,7 @@
-"""Registries: names to code, loaded only when asked for, so that listing and help need no torch."""
+"""Registries: the names of rules, networks, data sets and kinds of run, and where their code is.
+
+Code is imported when a component is used, so that lists and help need no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from typing import Any
 
 from locbench.errors import UserError
 from locbench.plugins.entry import Entry, suggest
-from locbench.plugins.entry_points import offered
+from locbench.plugins.entry_points import read_entry_points
 
 
 class Registry:
-    """A lazy table of components of one kind; an unknown name is a `UserError` with the nearest.
+    """Components of one kind by name; an unknown name is a `UserError` with the nearest.
 
-    `entries` are its own, and what was added; `group` names the entry points of distributions.
+    `kind` is what errors call a component. `entries` are locbench's own, and rules added from
+    files; `group` is the group of entry points by which installed distributions add theirs.
     """
 
     def __init__(self, kind: str, *entries: Entry, group: str = "") -> None:
@@ -23,14 +27,12 @@ class Registry:
 
     @cached_property
     def offered(self) -> dict[str, Entry]:
-        """What installed distributions offer, also what is broken."""
-        if not self.group:
-            return {}
-        return offered(self.group, self.entries)
+        """The components of installed distributions, also broken ones."""
+        return read_entry_points(self.group, reserved=self.entries) if self.group else {}
 
     @property
     def known(self) -> dict[str, Entry]:
-        """All that can be used."""
+        """All components that can be used, by name."""
         usable = {name: entry for name, entry in self.offered.items() if not entry.fault}
         return {**self.entries, **usable}
 
@@ -38,7 +40,7 @@ class Registry:
         return iter(self.known.values())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.entries or name in self.known  # the first takes no look around
+        return name in self.entries or name in self.known  # `entries` reads no entry point
 
     def names(self) -> list[str]:
         """All known names, locbench's own first."""
@@ -55,96 +57,62 @@ class Registry:
         return self.offered[name]
 
     def brought(self, name: str) -> bool:
-        """Whether this name is of a component from outside."""
-        return name in self.known and bool(self.known[name].kind)
+        """Whether this name is of a component from outside locbench."""
+        return name in self.known and bool(self.known[name].source)
 
     def get(self, name: str) -> Any:
         """The component of this name, imported on first use."""
         return self.entry(name).load()
 
 
+def _rule(name: str, summary: str, learns: str = "views") -> Entry:
+    return Entry(name, f"locbench.rules.{name}:{name}", summary, learns=learns)
+
+
 RULES = Registry(
     "rule",
-    Entry("simclr", "locbench.rules.simclr:simclr", "SimCLR: one unit, end to end (LoCo sec. 3.1)"),
-    Entry("gim", "locbench.rules.gim:gim", "Greedy InfoMax: one unit a stage (LoCo sec. 3.2)"),
-    Entry("loco", "locbench.rules.loco:loco", "LoCo: units of two stages, overlapping (sec. 4)"),
-    Entry(
-        "bp",
-        "locbench.rules.bp:bp",
-        "backpropagation, also with gradient checkpointing",
-        learns="label",
-    ),
-    Entry(
-        "predsim",
-        "locbench.rules.predsim:predsim",
-        "PredSim: every block, similarity matching",
-        learns="label",
-    ),
-    Entry(
-        "dgl",
-        "locbench.rules.dgl:dgl",
-        "DGL: every block, decoupled greedy learning",
-        learns="label",
-    ),
-    Entry(
-        "infopro",
-        "locbench.rules.infopro:infopro",
-        "InfoPro: every block, reconstruction",
-        learns="label",
-    ),
-    Entry(
-        "auglocal",
-        "locbench.rules.auglocal:auglocal",
-        "AugLocal: every block, later layers",
-        learns="label",
-    ),
+    _rule("simclr", "SimCLR: one unit, end to end (LoCo sec. 3.1)"),
+    _rule("gim", "Greedy InfoMax: one unit a stage (LoCo sec. 3.2)"),
+    _rule("loco", "LoCo: units of two stages, overlapping (sec. 4)"),
+    _rule("bp", "backpropagation, also with gradient checkpointing", "label"),
+    _rule("predsim", "PredSim: every block, similarity matching", "label"),
+    _rule("dgl", "DGL: every block, decoupled greedy learning", "label"),
+    _rule("infopro", "InfoPro: every block, reconstruction", "label"),
+    _rule("auglocal", "AugLocal: every block, later layers", "label"),
     group="locbench.rules",
 )
 
+
+def _network(family: str, name: str, summary: str) -> Entry:
+    return Entry(name, f"locbench.networks.{family}:{name}", summary)
+
+
 NETWORKS = Registry(
     "network",
-    Entry("resnet50", "locbench.networks.resnet:resnet50", "ResNet-50, torchvision's modules"),
-    Entry("resnet34", "locbench.networks.resnet:resnet34", "ResNet-34, torchvision's modules"),
-    Entry("resnet101", "locbench.networks.resnet:resnet101", "ResNet-101, torchvision's modules"),
-    Entry(
-        "shufflenet_v2_50",
-        "locbench.networks.shufflenet:shufflenet_v2_50",
-        "ShuffleNet v2-50 of the ShuffleNet v2 paper's appendix",
+    _network("resnet", "resnet50", "ResNet-50, torchvision's modules"),
+    _network("resnet", "resnet34", "ResNet-34, torchvision's modules"),
+    _network("resnet", "resnet101", "ResNet-101, torchvision's modules"),
+    _network(
+        "shufflenet", "shufflenet_v2_50", "ShuffleNet v2-50 of the ShuffleNet v2 paper's appendix"
     ),
-    Entry(
-        "presnet50",
-        "locbench.networks.presnet:presnet50",
-        "PResNet-50: six stages of about equal cost (LoCo sec. 5.6)",
+    _network("presnet", "presnet50", "PResNet-50: six stages of about equal cost (LoCo sec. 5.6)"),
+    _network(
+        "presnet", "presnet50_table8", "PResNet-50 as LoCo's table 8 prints it, of fewer FLOPs"
     ),
-    Entry(
-        "presnet50_table8",
-        "locbench.networks.presnet:presnet50_table8",
-        "PResNet-50 as LoCo's table 8 prints it, of fewer FLOPs",
-    ),
-    Entry(
+    _network(
+        "presnet",
         "presnet50_res4_128",
-        "locbench.networks.presnet:presnet50_res4_128",
         "PResNet-50 with the width of res4 that LoCo's table 6 implies",
     ),
-    Entry("resnet32", "locbench.networks.resnet_cifar:resnet32", "ResNet-32 for small images"),
-    Entry("resnet110", "locbench.networks.resnet_cifar:resnet110", "ResNet-110 for small images"),
-    Entry("vgg19", "locbench.networks.vgg:vgg19", "VGG-19 with batch norm, for small images"),
-    Entry("vgg13", "locbench.networks.vgg:vgg13", "VGG-13 with batch norm, for ImageNet"),
-    Entry(
-        "mobilenet_v2",
-        "locbench.networks.mobilenet:mobilenet_v2",
-        "MobileNetV2 for small images (AugLocal table 8)",
+    _network("resnet_cifar", "resnet32", "ResNet-32 for small images"),
+    _network("resnet_cifar", "resnet110", "ResNet-110 for small images"),
+    _network("vgg", "vgg19", "VGG-19 with batch norm, for small images"),
+    _network("vgg", "vgg13", "VGG-13 with batch norm, for ImageNet"),
+    _network("mobilenet", "mobilenet_v2", "MobileNetV2 for small images (AugLocal table 8)"),
+    _network(
+        "efficientnet", "efficientnet_b0", "EfficientNet-B0 for small images (AugLocal table 8)"
     ),
-    Entry(
-        "efficientnet_b0",
-        "locbench.networks.efficientnet:efficientnet_b0",
-        "EfficientNet-B0 for small images (AugLocal table 8)",
-    ),
-    Entry(
-        "regnetx_400mf",
-        "locbench.networks.regnet:regnetx_400mf",
-        "RegNetX-400MF for small images (AugLocal table 8)",
-    ),
+    _network("regnet", "regnetx_400mf", "RegNetX-400MF for small images (AugLocal table 8)"),
 )
 
 DATASETS = Registry(
@@ -158,20 +126,12 @@ DATASETS = Registry(
     Entry("stl10", "locbench.data.torchvision_sets:stl10", "STL-10, the labelled images"),
 )
 
-# Where images, annotations and categories are: see `locbench.evaluation.downstream.sets`.
+_DETECTION = "locbench.evaluation.downstream.sets"  # where images, annotations and categories are
 DETECTION_SETS = Registry(
     "detection data set",
-    Entry(
-        "coco",
-        "locbench.evaluation.downstream.sets:COCO",
-        "COCO 2017, or other images in its format",
-    ),
-    Entry(
-        "cityscapes",
-        "locbench.evaluation.downstream.sets:CITYSCAPES",
-        "Cityscapes in COCO's format",
-    ),
-    Entry("shapes", "locbench.evaluation.downstream.sets:SHAPES", "Shapes for detection: built in"),
+    Entry("coco", f"{_DETECTION}:COCO", "COCO 2017, or other images in its format"),
+    Entry("cityscapes", f"{_DETECTION}:CITYSCAPES", "Cityscapes in COCO's format"),
+    Entry("shapes", f"{_DETECTION}:SHAPES", "Shapes for detection: built in"),
 )
 
 # Kinds of run, by the name that a table's fill has as its `evaluation`; see `locbench.runs.kinds`.

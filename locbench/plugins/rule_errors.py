@@ -1,4 +1,4 @@
-"""What goes wrong in the code of a rule from outside, as one line that names its file and line."""
+"""Turns errors in the code of a rule from outside into one line that names its file and line."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ from contextlib import contextmanager
 from locbench.errors import UserError
 from locbench.plugins.entry import Entry
 from locbench.plugins.registry import RULES
+from locbench.plugins.rule_source import one_line
 
 # What calls objectives, and works on what they return: methods of the engine and of the trainer.
 CALLERS = ("_objective", "train_step")
 CONTRACT = "; an objective returns a scalar loss and {name: detached scalar tensor}"
 
 
-def nothing(error: Exception) -> bool:
-    """No error is excepted."""
-    return False
-
-
 @contextmanager
 def blamed(
     rule: str,
-    unless: Callable[[Exception], bool] = nothing,
+    unless: Callable[[Exception], bool] = lambda error: False,
     becomes: type[UserError] = UserError,
 ) -> Iterator[None]:
-    """Errors that the code or an objective of this rule had a part in become one for people.
+    """Turn errors from the code or an objective of a rule from outside into a `becomes`.
 
-    Others stay what they are, as do those that `unless` knows, and all of locbench's own rules.
+    Errors that the rule had no part in are raised as they are; so are those for which `unless` is
+    true, and all errors of locbench's own rules.
     """
     try:
         yield
@@ -36,11 +33,11 @@ def blamed(
         raise
     except Exception as error:
         entry = RULES.known.get(rule)
-        if entry is None or not entry.kind or unless(error) or not _had_part(entry, error):
+        if entry is None or not entry.source or unless(error) or not _had_part(entry, error):
             raise
         where = place(entry, error)
         hint = CONTRACT if where == entry.file else ""
-        raise becomes(f"rule '{rule}', {where}: {words(error)}{hint}") from error
+        raise becomes(f"rule '{rule}', {where}: {one_line(error)}{hint}") from error
 
 
 def _had_part(entry: Entry, error: BaseException) -> bool:
@@ -53,8 +50,3 @@ def place(entry: Entry, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == entry.file]
     return f"{entry.file}, line {lines[-1]}" if lines else entry.file
-
-
-def words(error: BaseException) -> str:
-    """An error's class and text in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,4 +1,4 @@
-"""Rules from outside: a Python file of the user's in the place of a rule's name.
+"""Rules in Python files of the user's, which may be given in the place of a rule's name.
 
 A file is a rule by its name: the function named like it or, without one, the only public function
 whose first parameter is `network`. Its version is the sha256 of its content, so that a changed file
@@ -21,10 +21,11 @@ from typing import Any
 
 from locbench.errors import UserError
 from locbench.paths import write_atomic
-from locbench.plugins import rule_source as source
+from locbench.plugins import rule_source
 from locbench.plugins.entry import RESERVED, Entry
 from locbench.plugins.registry import RULES
-from locbench.plugins.rule_errors import place, words
+from locbench.plugins.rule_errors import place
+from locbench.plugins.rule_source import one_line
 
 SUFFIX = ".py"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -39,14 +40,14 @@ class FileRule(Entry):
 
     @property
     def file(self) -> str:
-        """The file, as the user gave it."""
+        """The path, as the user gave it."""
         return str(self.path)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Keyword-only arguments and their defaults."""
-        tree = source.parsed(self.text, self.file)
-        return source.settings(source.functions(tree)[self.target], self.file)
+        tree = rule_source.parsed(self.text, self.file)
+        return rule_source.settings(rule_source.functions(tree)[self.target], self.file)
 
     def load(self) -> Any:
         """The function; runs the file as it was read. UserError where that fails."""
@@ -62,11 +63,13 @@ class FileRule(Entry):
                 del sys.modules[name]
                 if isinstance(error, KeyboardInterrupt):
                     raise
-                raise UserError(f"{place(self, error)}: cannot be run: {words(error)}") from error
+                raise UserError(
+                    f"{place(self, error)}: cannot be run: {one_line(error)}"
+                ) from error
         return getattr(sys.modules[name], self.target)
 
     def keep(self, folder: Path) -> None:
-        """Leave a copy beside a run's record: what reads its encoder knows the rule from it."""
+        """Save a copy in a run's folder, from which later runs register the rule."""
         write_atomic(folder / self.origin, self.text)
 
 
@@ -81,39 +84,39 @@ def read_file(path: Path) -> FileRule:
         raise UserError(
             f"{path}: a rule is called like its file: give that a name of letters, digits, _ and -"
         )
-    tree = source.parsed(text, where)
-    function = _function(source.functions(tree), name.replace("-", "_"), where)
-    source.settings(function, where)  # what is wrong with them is said now
+    tree = rule_source.parsed(text, where)
+    function = _function(rule_source.functions(tree), name.replace("-", "_"), where)
+    rule_source.settings(function, where)  # what is wrong with them is said now
     return FileRule(
-        name,
-        function.name,
-        source.summary(function),
-        f"sha256:{hashlib.sha256(text).hexdigest()}",
-        source.learns(tree, where),
-        kind="file",
+        name=name,
+        target=function.name,
+        summary=rule_source.summary(function),
+        version=f"sha256:{hashlib.sha256(text).hexdigest()}",
+        learns=rule_source.learns(tree, where),
+        source="file",
         origin=path.name,
         path=path,
         text=text,
     )
 
 
-def _function(found: Mapping[str, ast.FunctionDef], name: str, where: str) -> ast.FunctionDef:
-    """The function that is the rule of a file whose rule may be called `name`."""
-    rules = [f for f in found.values() if source.is_rule(f) and not f.name.startswith("_")]
-    if name in found and source.is_rule(found[name]):
-        return found[name]
-    if name not in found and len(rules) == 1:
+def _function(functions: Mapping[str, ast.FunctionDef], name: str, where: str) -> ast.FunctionDef:
+    """The function called `name`, or else the only public one that takes a network first."""
+    rules = [f for f in functions.values() if rule_source.is_rule(f) and f.name[0] != "_"]
+    if name in functions and rule_source.is_rule(functions[name]):
+        return functions[name]
+    if name not in functions and len(rules) == 1:
         return rules[0]
     why = "there is no rule in it"
-    if name in found:
-        why = f"the first parameter of {name} is not '{source.FIRST}'"
+    if name in functions:
+        why = f"the first parameter of {name} is not '{rule_source.FIRST}'"
     elif rules:
         why = f"{' and '.join(f.name for f in rules)} may each be its rule"
-    raise UserError(f"{where}: {why}; {source.expected(name)}")
+    raise UserError(f"{where}: {why}; {rule_source.expected(name)}")
 
 
 def rule_name(word: str) -> str:
-    """The name of a rule that is given by name or as a .py file; a file is known from then on.
+    """The name of a rule that is given by name or as a .py file, which is then registered.
 
     UserError for an unknown name, and for a file that holds no rule or would hide another.
     """
@@ -124,10 +127,10 @@ def rule_name(word: str) -> str:
     return _add(read_file(Path(word)))
 
 
-def rule_names(given: str | Sequence[str]) -> list[str]:
+def rule_names(rules: str | Sequence[str]) -> list[str]:
     """`rule_name` of one or several, each once; UserError for different files of one name."""
     versions: dict[str, Any] = {}
-    for word in [given] if isinstance(given, str) else given:
+    for word in [rules] if isinstance(rules, str) else rules:
         name = rule_name(word)
         version = RULES.entry(name).version
         if versions.setdefault(name, version) != version:
@@ -137,20 +140,20 @@ def rule_names(given: str | Sequence[str]) -> list[str]:
 
 def _add(entry: FileRule) -> str:
     other = RULES.entries.get(entry.name) or RULES.offered.get(entry.name)
-    if entry.name in RESERVED or (other is not None and other.kind != "file"):
-        whose = "locbench" if other is None else other.origin
+    if entry.name in RESERVED or (other is not None and other.source != "file"):
+        owner = "locbench" if other is None else other.origin
         raise UserError(
-            f"{entry.file}: its rule '{entry.name}' would hide that of {whose}: rename the file"
+            f"{entry.file}: its rule '{entry.name}' would hide that of {owner}: rename the file"
         )
     RULES.entries[entry.name] = entry
     return entry.name
 
 
 def known_from(rule: Mapping[str, Any], folder: Path) -> None:
-    """Make known the rule of a run that a file gave, from the copy in the run's folder.
+    """Register the rule of a run again, from the copy of its file in the run's folder.
 
-    `rule` is what the run's record says of it. UserError where the copy is gone or was changed;
-    there is nothing to do for other rules.
+    `rule` is what the run's record says of it; rules that are not of files are left alone.
+    UserError where the copy is gone or was changed.
     """
     if "file" not in rule:
         return

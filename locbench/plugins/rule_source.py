@@ -1,4 +1,4 @@
-"""What the source of a rule says of it, read without importing it: help and lists need no torch."""
+"""Reads a rule's settings, summary and kind of data from its source code, without importing it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from locbench.errors import UserError
 
 FIRST = "network"  # what a rule's first parameter is called
 LEARNS = ("views", "label")  # what a rule may learn from; the first where it does not say
-KINDS = (bool, int, float, str)  # of settings
+SETTINGS = (bool, int, float, str)  # types that a setting may have
+
+
+def one_line(error: BaseException) -> str:
+    """An error's class and text in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def parsed(text: bytes, where: str) -> ast.Module:
@@ -47,26 +52,27 @@ def settings(function: ast.FunctionDef, where: str) -> dict[str, Any]:
 
     UserError for one without a default that can be read, and for other arguments after the network.
     """
-    taken, where = function.args, f"{where}, line {function.lineno}: {function.name}"
-    others = [*taken.posonlyargs, *taken.args][1:]
-    others += [argument for argument in (taken.vararg, taken.kwarg) if argument is not None]
+    arguments, where = function.args, f"{where}, line {function.lineno}: {function.name}"
+    others = [*arguments.posonlyargs, *arguments.args][1:]
+    others += [argument for argument in (arguments.vararg, arguments.kwarg) if argument is not None]
     if others:
         raise UserError(
             f"{where}: '{others[0].arg}' is no setting: a rule takes {FIRST}, then keyword-only "
             f"settings with defaults, as in def {function.name}({FIRST}, *, weight=0.5)"
         )
-    found = {}
-    for argument, default in zip(taken.kwonlyargs, taken.kw_defaults, strict=True):
+    defaults = {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         try:
-            found[argument.arg] = ast.literal_eval(default) if default is not None else None
+            value = None if default is None else ast.literal_eval(default)
         except ValueError:
-            found[argument.arg] = None
-        if type(found[argument.arg]) not in KINDS:
+            value = None
+        if type(value) not in SETTINGS:
             raise UserError(
                 f"{where}: setting '{argument.arg}' needs a number, a text, True or False, written "
                 "out, as its default"
             )
-    return found
+        defaults[argument.arg] = value
+    return defaults
 
 
 def learns(tree: ast.Module, where: str) -> str:
@@ -75,11 +81,10 @@ def learns(tree: ast.Module, where: str) -> str:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if not any(isinstance(target, ast.Name) and target.id == "LEARNS" for target in targets):
             continue
-        value = getattr(node, "value", None)
-        said = value.value if isinstance(value, ast.Constant) else None
-        if said not in LEARNS:
+        value = getattr(getattr(node, "value", None), "value", None)
+        if value not in LEARNS:
             raise UserError(f'{where}, line {node.lineno}: LEARNS must be "views" or "label"')
-        return said
+        return value
     return LEARNS[0]
 
 
@@ -93,12 +98,11 @@ def module_file(module: str) -> Path:
 
     Raises ImportError where there is no such module, or it has no source.
     """
-    first, *rest = module.split(".")
-    found = find_spec(first)
-    for k, _ in enumerate(rest, start=2):
-        places = None if found is None else found.submodule_search_locations
-        name = ".".join(module.split(".")[:k])
-        found = None if places is None else PathFinder.find_spec(name, places)
-    if found is None or not found.has_location or found.origin is None:
+    package, *rest = module.split(".")
+    name, spec = package, find_spec(package)
+    for part in rest:
+        name, folders = f"{name}.{part}", spec and spec.submodule_search_locations
+        spec = PathFinder.find_spec(name, folders) if folders is not None else None
+    if spec is None or not spec.has_location or spec.origin is None:
         raise ImportError(f"no module {module}")
-    return Path(found.origin)
+    return Path(spec.origin)

@@ -133,7 +133,7 @@ def test_files_that_cannot_be_a_rule(write, tmp_path):
 def test_no_file_hides_a_rule_of_locbench(write, name):
     message = fault(write("def f(network): 1", f"{name}.py"))
     assert f"'{name}' would hide that of locbench: rename" in message
-    assert name != "loco" or RULES.entry("loco").kind == ""
+    assert name != "loco" or RULES.entry("loco").source == ""
 
 
 def test_two_files_of_one_name_are_told_apart_by_content_alone(write):

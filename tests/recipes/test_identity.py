@@ -27,7 +27,7 @@ TODAY = {
     "rules": {
         entry.name: {"version": entry.version, "defaults": entry.settings}
         for entry in RULES
-        if not entry.kind
+        if not entry.source
     },
 }
 

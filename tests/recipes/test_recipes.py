@@ -52,7 +52,7 @@ def forms():
 @pytest.mark.parametrize(("scale", "wanted"), [("paper", 0.1), ("small", 0.1), ("smoke", 0.2)])
 def test_every_contrastive_rule_has_the_recipes_temperature(scale, wanted):
     recipe = load_recipe(IMAGENET, scale)
-    rules = [rule for rule in RULES if not rule.kind and "temperature" in rule.settings]
+    rules = [rule for rule in RULES if not rule.source and "temperature" in rule.settings]
     assert {"simclr", "gim", "loco"} <= {rule.name for rule in rules}
     for rule in rules:
         assert recipe.for_run(rule.name, "resnet50").rule == {"temperature": wanted}

@@ -64,7 +64,7 @@ def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
 
 
 def _measure(rules: dict[str, Entry], case: Case, over: Case | None, name: str) -> dict[str, float]:
-    RULES.entries.update({name: rule for name, rule in rules.items() if rule.kind})
+    RULES.entries.update({name: rule for name, rule in rules.items() if rule.source})
     device = pick_device(name)
     if device.type == "cuda" and device.index is None:  # a share of memory is of a GPU by number
         device = torch.device("cuda", torch.cuda.current_device())
