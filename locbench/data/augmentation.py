@@ -1,13 +1,13 @@
 """SimCLR's augmentation of a whole batch at once, every view with parameters of its own.
 
 Parameters are drawn on the CPU from one generator, so a seed means the same views on every device,
-and applied wherever the images are. Nothing waits for the device: what decides which operation
-runs on which sample is known on the CPU. Inside, a chunk of views is held as [3, n, R * R], colour
-planes outermost, so that an operation on a plane is one pass over contiguous memory.
+and applied on the device of the images. Nothing waits for the device: the CPU knows which operation
+runs on which sample. A chunk of views is held as [3, n, R * R], colour planes outermost, so that an
+operation on a plane is one pass over contiguous memory.
 
-Differs from torchvision's transforms on a batched tensor, which draw one set of parameters for the
-whole batch. Per view it computes what torchvision does on a float image, clamped to [0, 1] after
-the crop. SimCLR v1: LoCo, section 5.1; Chen et al. 2020, appendix A.
+torchvision's transforms draw one set of parameters for a whole batched tensor. Each view here is
+what torchvision computes on one float image, clamped to [0, 1] after the crop. SimCLR v1: LoCo,
+section 5.1; Chen et al. 2020, appendix A.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -31,13 +30,13 @@ from locbench.recipes.schema import Augmentation, ResizedCrop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 GREY = (0.2989, 0.587, 0.114)  # luma of ITU-R 601, as torchvision
 CROPPED = 224  # a square source of this side has been through a centre crop already
-# Bytes of temporaries at a time: per thread of a CPU what its cache bears, else a bound on memory.
+# Bytes of temporaries at a time: what the cache of a CPU thread holds, or a bound on GPU memory.
 CPU_CHUNK, DEVICE_CHUNK = 12 << 20, 256 << 20
 
 
 @dataclass(frozen=True)
 class Colour:
-    """Colour distortion and blur of n samples, on the CPU; index it along the samples."""
+    """Colour distortion and blur of n samples, on the CPU; indexing is along the samples."""
 
     jitter: Tensor  # bool [n]: whether the four operations run
     factors: Tensor  # float32 [n, 4]: of brightness, contrast, saturation; hue in turns
@@ -71,7 +70,7 @@ def draw_colour(n: int, aug: Augmentation, generator: Generator) -> Colour:
 class Parameters:
     """Everything drawn for some views of each of n images: sample v * n + i is view v of image i.
 
-    Indexing is along the images and keeps all views of each, so that a worker takes its share.
+    Indexing is along the images and keeps all views of each.
     """
 
     crops: Crops
@@ -94,12 +93,8 @@ def kernel_size(share: float, side: int) -> int:
 
 def _runs(mask: Tensor) -> Iterator[slice]:
     """The stretches of a bool [n] CPU tensor that are true."""
-    start = 0
-    for value, group in groupby(mask.tolist()):
-        stop = start + sum(1 for _ in group)
-        if value:
-            yield slice(start, stop)
-        start = stop
+    edges = torch.nn.functional.pad(mask.int(), (1, 1)).diff().nonzero().flatten().tolist()
+    return map(slice, edges[::2], edges[1::2])
 
 
 def grey(x: Tensor) -> Tensor:
@@ -142,13 +137,17 @@ def rotate_hue_(x: Tensor, turns: Tensor) -> Tensor:
     return x
 
 
+def reflect(index: Tensor, side: int) -> Tensor:
+    """Indices outside of 0 ... side - 1 mirrored at the first and last pixel."""
+    return (side - 1) - ((side - 1) - index.abs()).abs()
+
+
 @lru_cache(maxsize=8)
 def _shifts(kernel: int, side: int, device: torch.device) -> Tensor:
     """0/1 matrices that shift a reflected line by -k//2 ... k//2: [kernel, side * side]."""
     reach = kernel // 2
-    place = torch.arange(side) + torch.arange(-reach, reach + 1)[:, None]
-    place = (side - 1) - ((side - 1) - place.abs()).abs()
-    return torch.nn.functional.one_hot(place, side).float().flatten(1).to(device)
+    index = reflect(torch.arange(side) + torch.arange(-reach, reach + 1)[:, None], side)
+    return torch.nn.functional.one_hot(index, side).float().flatten(1).to(device)
 
 
 def blur_(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
@@ -164,13 +163,13 @@ def blur_(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 
 
 def _sorted_rows(colour: Colour) -> Tensor:
-    """Samples ordered so that those with the same operations are next to each other."""
+    """An order of the samples in which those with the same operations are neighbours."""
     hue_at = torch.where(colour.jitter, (colour.order == HUE).int().argmax(dim=1), 4)
     return (hue_at * 4 + colour.blur * 2 + colour.grayscale).argsort(stable=True)
 
 
 def _numbers(crops: Crops, colour: Colour | None) -> Tensor:
-    """All that the device needs, float32 [rows, n]: one transfer."""
+    """All parameters that the device needs, float32 [rows, n], for one transfer."""
     box = [crops.top, crops.left, crops.height, crops.width, crops.flip]
     if colour is None:
         return torch.stack([row.float() for row in box])
@@ -207,13 +206,13 @@ def _chunk(height: int, width: int, side: int, device: torch.device) -> int:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to the device without waiting for it, which on a GPU takes pinned memory."""
+    """Copy to the device without waiting for it: to a GPU from pinned memory."""
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
     return pinned.to(device, non_blocking=True)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager:
-    """No autocast, which would round the matrix products; the meta device knows none."""
+    """Switches autocast off, which would round the matrix products; not on the meta device."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -278,53 +277,18 @@ class Share:
 
 
 def draw_share(draw: Callable[[int], Any], images: Tensor, share: Share | None) -> Any:
-    """What `draw(n)` draws for these images, which are a whole batch or a share of one.
+    """The draws of `draw(n)` for these images, which are a whole batch or a share of one.
 
-    What happens to an image depends on its place in the whole batch alone.
+    The draw of an image depends on its index in the whole batch alone.
     """
     share = share or Share(0, len(images), len(images))
     return draw(share.whole)[share.start : share.stop]
 
 
-class SimCLRAugmentation:
-    """Two views of every image: random resized crop, flip, colour jitter, grayscale, blur."""
-
-    def __init__(self, aug: Augmentation, resolution: int, channels_last: bool = False) -> None:
-        self.aug, self.resolution, self.channels_last = aug, resolution, channels_last
-
-    def draw(self, n: int, height: int, width: int, generator: Generator) -> Parameters:
-        """Parameters of both views of n images of height x width."""
-        crops = draw_crops(2 * n, height, width, self.aug, generator)
-        return Parameters(crops, draw_colour(2 * n, self.aug, generator), views=2)
-
-    def _drawn(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
-        size = images.shape[2:]
-        return draw_share(lambda n: self.draw(n, *size, generator), images, share)
-
-    def apply(self, images: Tensor, params: Parameters) -> Tensor:
-        """The views drawn: uint8 [N, 3, H, W] -> float32 [2N, 3, R, R], normalised."""
-        return render(images, params, self.aug, self.resolution, self.channels_last)
-
-    def views(
-        self,
-        images: Tensor,
-        generator: Generator,
-        crops: Crops | None = None,
-        share: Share | None = None,
-    ) -> Tensor:
-        """Draw and apply: first the N first views, then the N second views, [2N, 3, R, R].
-
-        `crops` (of 2N samples, in that order) takes the place of crops drawn here. The images may
-        be a share of a batch.
-        """
-        if crops is None:
-            return self.apply(images, self._drawn(images, generator, share))
-        colour = draw_colour(2 * len(images), self.aug, generator)
-        return self.apply(images, Parameters(crops, colour, views=2))
-
-
 class ResizedCropAugmentation:
     """One view of every image, for labels and linear probes: random resized crop and flip."""
+
+    VIEWS = 1
 
     def __init__(
         self, aug: Augmentation | ResizedCrop, resolution: int, channels_last: bool = False
@@ -332,37 +296,43 @@ class ResizedCropAugmentation:
         self.aug, self.resolution, self.channels_last = aug, resolution, channels_last
 
     def draw(self, n: int, height: int, width: int, generator: Generator) -> Parameters:
-        """Parameters of one view of n images of height x width."""
-        return Parameters(draw_crops(n, height, width, self.aug, generator), None, views=1)
+        """Parameters of all views of n images of height x width."""
+        samples = self.VIEWS * n
+        crops = draw_crops(samples, height, width, self.aug, generator)
+        return Parameters(crops, self._draw_colour(samples, generator), self.VIEWS)
 
-    def _drawn(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
+    def _draw_colour(self, samples: int, generator: Generator) -> Colour | None:
+        return None
+
+    def apply(self, images: Tensor, params: Parameters) -> Tensor:
+        """The views drawn: uint8 [N, 3, H, W] -> float32 [views * N, 3, R, R], normalised."""
+        return render(images, params, self.aug, self.resolution, self.channels_last)
+
+    def views(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
+        """Draw and apply; `images` may be a share of a batch."""
+        return self.apply(images, self._draw_share(images, generator, share))
+
+    def _draw_share(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
         size = images.shape[2:]
         return draw_share(lambda n: self.draw(n, *size, generator), images, share)
 
-    def apply(self, images: Tensor, params: Parameters) -> Tensor:
-        """The views drawn: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised."""
-        return render(images, params, self.aug, self.resolution, self.channels_last)
-
-    def views(
-        self,
-        images: Tensor,
-        generator: Generator,
-        crops: Crops | None = None,
-        share: Share | None = None,
-    ) -> Tensor:
-        """Draw and apply: [N, 3, R, R]; `crops` takes the place of crops drawn here.
-
-        The images may be a share of a batch.
-        """
-        if crops is None:
-            return self.apply(images, self._drawn(images, generator, share))
-        return self.apply(images, Parameters(crops, None, 1))
-
     def pixels(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
         """As `views`, before normalisation: in [0, 1]."""
-        params = self._drawn(images, generator, share)
+        params = self._draw_share(images, generator, share)
         plain = replace(self.aug, mean=(0.0,) * 3, std=(1.0,) * 3)
         return render(images, params, plain, self.resolution, self.channels_last)
+
+
+class SimCLRAugmentation(ResizedCropAugmentation):
+    """Two views of every image: random resized crop, flip, colour jitter, grayscale, blur.
+
+    All first views come before all second views.
+    """
+
+    VIEWS = 2
+
+    def _draw_colour(self, samples: int, generator: Generator) -> Colour | None:
+        return draw_colour(samples, self.aug, generator)
 
 
 def resize(images: Tensor, size: list[int], side: int, interpolation: str) -> Tensor:

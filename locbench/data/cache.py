@@ -1,7 +1,7 @@
-"""Decoded and generated images on disk: written once, memory-mapped read-only ever after.
+"""The cache of decoded and generated images: arrays on disk, written once, then memory-mapped.
 
-An entry is a folder of .npy files and an `entry.json` that says what they hold. It is built under
-another name and renamed when it is complete, so a killed build leaves no entry. Processes that want
+An entry is a folder of .npy files and an `entry.json` that describes them. It is built under
+another name and renamed when it is complete, so a killed build leaves no entry. Processes that need
 the same entry wait for the one that builds it.
 """
 
@@ -33,11 +33,11 @@ class CacheEntry:
 
 
 class Broken(Exception):
-    """An entry that is there but cannot be used; the message says why."""
+    """An entry exists but cannot be used; the message says why."""
 
 
 class Builder:
-    """What a build writes into: memory-mapped arrays in a folder that nobody else sees yet."""
+    """Makes the memory-mapped arrays of a new entry, in a folder that nobody else reads yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ def _build(
 
 
 def has_entry(key: str) -> bool:
-    """Whether an entry of this name is there, whole or broken."""
+    """Whether the cache has an entry of this name, whole or broken."""
     return (cache_dir() / "data" / key).exists()
 
 
@@ -118,10 +118,11 @@ def cached(
 ) -> CacheEntry:
     """The entry `key`, built first where it is missing, broken or of another `identity`.
 
-    `build` fills arrays of its Builder and returns notes (JSON-able). A broken entry is replaced,
-    which a line on stderr says. UserError where the cache folder cannot be written.
+    `build` fills arrays of its Builder and returns notes. Identity and notes are what JSON can
+    hold. A broken entry is replaced, with a line on stderr. UserError where the cache folder cannot
+    be written.
     """
-    folder = cache_dir() / "data" / key
+    folder, identity = cache_dir() / "data" / key, json.loads(json.dumps(identity))
     try:
         if (entry := read_entry(folder, identity)) is not None:
             return entry

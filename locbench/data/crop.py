@@ -1,8 +1,8 @@
-"""The augmentation of supervised training: pad, crop at random, flip; a whole batch at once.
+"""The augmentation of supervised training: pad, crop at random and flip a whole batch at once.
 
 Every image has a draw of its own, made on the CPU from one generator, so that a seed means the same
-views on every device. Pad, crop and flip are one gather of uint8 pixels, which nothing waits for.
-That is also the published order: the official AugLocal code pads a float image, which loses
+views on every device. Pad, crop and flip are one gather of uint8 pixels, without waiting for the
+device. That is also the published order: the official AugLocal code pads a float image, which loses
 nothing, and is back at 8 bits before it crops.
 """
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from locbench.data.augmentation import Share, check_images, draw_share, resize, send
+from locbench.data.augmentation import Share, check_images, draw_share, reflect, resize, send
 from locbench.data.resample import chance
 from locbench.errors import UserError
 from locbench.recipes.schema import Crop, ResizedCrop
@@ -23,7 +23,7 @@ from locbench.recipes.schema import Crop, ResizedCrop
 
 @dataclass(frozen=True)
 class Shifts:
-    """Where each of n padded images is cut, in pixels, and whether it is flipped; on the CPU."""
+    """Crop positions in n padded images, in pixels, and flips; on the CPU."""
 
     top: Tensor  # int64 [n], 0 ... 2 * padding, as left
     left: Tensor
@@ -52,13 +52,8 @@ def normalise(pixels: Tensor, aug: Crop | ResizedCrop) -> Tensor:
     return lines.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
 
-def _reflect(place: Tensor, side: int) -> Tensor:
-    """Places outside of 0 ... side - 1 mirrored at the first and last pixel."""
-    return (side - 1) - ((side - 1) - place.abs()).abs()
-
-
 def _squared(images: Tensor, side: int, aug: Crop) -> Tensor:
-    """uint8 [N, 3, R, R] as they came where that is their size, else resized: float32 in [0, 1].
+    """Images of R pixels a side as they are, uint8; others resized, float32 in [0, 1].
 
     A square is resized whole; of an oblong image the centre is kept.
     """
@@ -70,16 +65,16 @@ def _squared(images: Tensor, side: int, aug: Crop) -> Tensor:
 
 
 def _unit(images: Tensor) -> Tensor:
-    """float32 in [0, 1]; floats are there already."""
+    """uint8 to float32 in [0, 1]; float images are in [0, 1] already."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 @torch.no_grad()
 def evaluation_view(images: Tensor, resolution: int, aug: Crop) -> Tensor:
-    """The test transform, nothing drawn: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised.
+    """The test transform, without draws: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised.
 
-    The whole image, also of a square larger than R: unlike `augmentation.centre`, which cuts away
-    what a random resized crop would, because here training sees images whole.
+    The whole image, also of a square larger than R, because training sees images whole here;
+    `augmentation.centre` cuts the margins away, as a random resized crop does.
     """
     return normalise(_unit(_squared(images, resolution, aug)), aug)
 
@@ -91,7 +86,7 @@ def _cut(images: Tensor, shifts: Tensor, aug: Crop) -> Tensor:
     pixel = torch.arange(side, device=images.device)
     rows, columns = top + pixel, left + torch.where(flip > 0, side - 1 - pixel, pixel)
     if aug.padding_mode == "reflect":
-        rows, columns = _reflect(rows - padding, side), _reflect(columns - padding, side)
+        rows, columns = reflect(rows - padding, side), reflect(columns - padding, side)
     elif padding:
         images = F.pad(images, (padding,) * 4)
     index = rows[:, :, None] * images.shape[3] + columns[:, None]
@@ -115,7 +110,7 @@ class CropAugmentation:
         self.aug, self.resolution, self.channels_last = aug, resolution, channels_last
 
     def draw(self, n: int, generator: Generator) -> Shifts:
-        """Draw the places and flips of n images."""
+        """Draw the crop positions and flips of n images."""
         top, left = torch.randint(2 * self.aug.padding + 1, (2, n), generator=generator)
         return Shifts(top, left, chance(n, self.aug.flip, generator))
 
@@ -131,12 +126,9 @@ class CropAugmentation:
         return pixels.contiguous(memory_format=layout)
 
     def pixels(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
-        """Draw and apply: uint8 [N, 3, H, W] -> float32 [N, 3, R, R] in [0, 1].
-
-        The images may be a share of a batch.
-        """
+        """Draw and apply, in [0, 1]; `images` may be a share of a batch."""
         return self.apply(images, draw_share(lambda n: self.draw(n, generator), images, share))
 
     def views(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
-        """As `pixels`, normalised: what a network is trained on."""
+        """As `pixels`, normalised: the input of the network in training."""
         return normalise(self.pixels(images, generator, share), self.aug)

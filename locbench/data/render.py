@@ -1,12 +1,14 @@
-"""Scenes to pixels: vectorised over images, at any resolution, supersampled twice a side."""
+"""Draws the pixels of Shapes from its scenes, many images at once, at any resolution."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 from locbench.data.scenes import TEXTURES, Scenes, Textures, radial
 
-SUPERSAMPLE = 2
+SUPERSAMPLE = 2  # points a pixel, along each side
 
 
 def _hash(x: np.ndarray, y: np.ndarray, seed: np.ndarray) -> np.ndarray:
@@ -20,15 +22,7 @@ def _hash(x: np.ndarray, y: np.ndarray, seed: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint32(15))
 
 
-def _stripes(u, v, duty, seed):
-    return u % 1 < duty
-
-
-def _checker(u, v, duty, seed):
-    return (u % 1 < duty) ^ (v % 1 < duty)
-
-
-def _blobs(u, v, duty, seed):
+def _blobs(u: np.ndarray, v: np.ndarray, duty: np.ndarray, seed: np.ndarray) -> np.ndarray:
     total = np.zeros_like(u)
     for wave in range(4):
         turn = (seed * np.uint32(wave + 1) % np.uint32(997)).astype(np.float32) * (2 * np.pi / 997)
@@ -37,46 +31,24 @@ def _blobs(u, v, duty, seed):
     return total > 3 * (0.5 - duty)
 
 
-def _grid(u, v, duty, seed):
-    return (u % 1 < 0.5 * duty) | (v % 1 < 0.5 * duty)
-
-
-def _zigzag(u, v, duty, seed):
-    return (u + 0.9 * np.abs(v * 0.7 % 1 - 0.5)) % 1 < duty
-
-
-def _dots(u, v, duty, seed):
-    return (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.22 * duty
-
-
-def _rings(u, v, duty, seed):
-    return np.sqrt(u * u + v * v) % 1 < duty
-
-
-def _bricks(u, v, duty, seed):
-    row = np.floor(v)
-    return (v % 1 < 0.45 * duty) | ((u * 0.6 + 0.5 * row) % 1 < 0.3 * duty)
-
-
-def _cells(u, v, duty, seed):
+def _cells(u: np.ndarray, v: np.ndarray, duty: np.ndarray, seed: np.ndarray) -> np.ndarray:
     return _hash(np.floor(1.6 * u), np.floor(1.6 * v), seed) < (duty * 2**32).astype(np.uint32)
 
 
-def _triangles(u, v, duty, seed):
-    return u % 1 + v % 1 < 2 * duty
-
-
-_FIELDS = {
-    "stripes": _stripes,
-    "checker": _checker,
+# Where a texture shows its first colour, by coordinates in periods.
+_FIELDS: dict[str, Callable[..., np.ndarray]] = {
+    "stripes": lambda u, v, duty, seed: u % 1 < duty,
+    "checker": lambda u, v, duty, seed: (u % 1 < duty) ^ (v % 1 < duty),
     "blobs": _blobs,
-    "grid": _grid,
-    "zigzag": _zigzag,
-    "dots": _dots,
-    "rings": _rings,
-    "bricks": _bricks,
+    "grid": lambda u, v, duty, seed: (u % 1 < 0.5 * duty) | (v % 1 < 0.5 * duty),
+    "zigzag": lambda u, v, duty, seed: (u + 0.9 * np.abs(v * 0.7 % 1 - 0.5)) % 1 < duty,
+    "dots": lambda u, v, duty, seed: (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.22 * duty,
+    "rings": lambda u, v, duty, seed: np.sqrt(u * u + v * v) % 1 < duty,
+    "bricks": lambda u, v, duty, seed: (
+        (v % 1 < 0.45 * duty) | ((u * 0.6 + 0.5 * np.floor(v)) % 1 < 0.3 * duty)
+    ),
     "cells": _cells,
-    "triangles": _triangles,
+    "triangles": lambda u, v, duty, seed: u % 1 + v % 1 < 2 * duty,
 }
 
 

@@ -16,18 +16,9 @@ import numpy as np
 from locbench.data.settings import ShapesSettings
 
 CLASSES = tuple(f"scene{index}" for index in range(10))
-OUTLINES = (
-    "circle",
-    "triangle",
-    "square",
-    "pentagon",
-    "star",
-    "flower",
-    "cross",
-    "gear",
-    "bean",
-    "shard",
-)
+OUTLINES = (  # in the order of `_RADII`
+    "circle", "triangle", "square", "pentagon", "star", "flower", "cross", "gear", "bean", "shard",
+)  # fmt: skip
 BACKGROUNDS = ("stripes", "checker", "blobs", "grid", "zigzag")
 SURFACES = ("dots", "rings", "bricks", "cells", "triangles")
 TEXTURES = BACKGROUNDS + SURFACES
@@ -179,7 +170,7 @@ def _centres(rng: np.random.Generator, label: np.ndarray, settings: ShapesSettin
 
 
 def draw_scenes(settings: ShapesSettings, count: int, stream: int) -> Scenes:
-    """`count` scenes of balanced classes in random order; each `stream` is a set of its own."""
+    """`count` scenes of balanced classes in random order; another `stream` gives other scenes."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([settings.seed, stream])))
     label = np.argsort(rng.random(count), kind="stable") % len(CLASSES)
     shape = (count, MAX_OBJECTS)

@@ -1,10 +1,10 @@
-"""Shapes: the built-in classification set, made from scenes and kept in the cache.
+"""Shapes: the built-in classification data set, generated and kept in the cache.
 
-10 classes, balanced, 8,000 training and 4,000 test images. A class is a tendency, never a
-certainty: what kind of texture the background has and what kind the objects have (each shared by
-two classes, so it takes both), and more weakly the objects' outline, number, hue and layout.
-Colour, contrast, polarity, orientation, scale, light and noise vary freely, so that neither pixels
-nor their plain statistics tell much, while what survives cropping and colour distortion does.
+10 balanced classes, 8,000 training and 4,000 test images. A class is a tendency, never a certainty:
+the texture of the background and that of the objects (each shared by two classes, so it takes
+both), and more weakly the objects' outline, number, hue and layout. Colour, contrast, polarity,
+orientation, scale, light and noise vary freely: pixels and their plain statistics say little about
+the class, what survives cropping and colour distortion says more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from locbench.data.settings import ShapesSettings, shapes_checksum
 from locbench.plugins.registry import DATASETS
 
 CHUNK_PIXELS = 64 * 32 * 32  # images at a time, in pixels: what a processor's cache takes best
-SPLITS = ("train", "test")  # a split's place here is the stream that its scenes are drawn from
+SPLITS = ("train", "test")  # the index of a split is the stream of its scenes
 
 
 def _fill(
@@ -50,7 +50,6 @@ def shapes(
     version = DATASETS.entry("shapes").version
     checksum = shapes_checksum(settings, version, resolution)
     identity = {"version": version, "resolution": resolution, **asdict(settings)}
-    identity = {key: list(v) if isinstance(v, tuple) else v for key, v in identity.items()}
     entry = cached(
         f"shapes-{resolution}-{checksum[:16]}",
         identity,

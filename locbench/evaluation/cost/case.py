@@ -1,4 +1,4 @@
-"""What a step is traced or measured of: a rule on a network, under a recipe. Needs no torch."""
+"""A case of the cost tables: a rule on a network under a recipe. Needs no torch."""
 
 from __future__ import annotations
 

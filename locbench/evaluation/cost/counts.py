@@ -1,4 +1,4 @@
-"""What a network and a rule's auxiliary networks cost, counted from the built modules."""
+"""Counts what a network and a rule's auxiliary networks cost: parameters, multiply-adds, shares."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from locbench.networks.base import Network
 from locbench.units import Unit
 
 GIGA = 1e9
-# What counts as a multiply-add; see `multiply_adds`. "all" is the sum that fvcore gives: ReLU
-# and additions are nothing.
+# Which operators are counted, see `multiply_adds`; "all" gives fvcore's sum: ReLU and additions
+# count nothing.
 CONVENTIONS = {
     "conv+linear": CONV_AND_LINEAR,
     "all": (*CONV_AND_LINEAR, "batch_norm", "adaptive_avg_pool2d", "upsample_bilinear2d"),
@@ -29,12 +29,13 @@ SHORTCUTS = ("downsample", "shortcut")  # names of the modules beside a residual
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What a block of the network, or its classifier, costs with the auxiliary networks on it.
+    """The cost of a block of the network, or of its classifier, with the auxiliary networks on it.
 
-    `stage` counts from 0, and is None of the classifier. `operators` are multiply-adds for one
-    image by operator; `shape` is the output's, without the batch. The auxiliary operators are of
-    what turns features into logits or projections: not of InfoPro's reconstruction and PredSim's
-    similarity, which tell nothing in evaluation. The auxiliary parameters are all.
+    stage: counts from 0; None for the classifier.
+    shape: of the output, without the batch.
+    operators, auxiliary_operators: multiply-adds for one image, by operator; the auxiliary ones of
+    the part that turns features into logits or projections, without InfoPro's reconstruction and
+    PredSim's similarity, which are not used in evaluation.
     """
 
     name: str
@@ -55,11 +56,11 @@ class BlockCost:
 
 
 def block_costs(network: Network, units: Sequence[Unit]) -> list[BlockCost]:
-    """Block by block, for an image of `network.resolution` pixels; last the classifier, if trained.
+    """The cost of each block for an image of `network.resolution` pixels; last the classifier's.
 
-    An auxiliary network stands with the block that it reads. Of an objective without `head` (an
-    objective from outside need not say which part turns features into outputs) no operations are
-    counted.
+    The classifier is left out where no unit trains it. An auxiliary network is counted with the
+    block that it reads; its operations only where the objective has a `head`, the part that turns
+    features into outputs, which objectives from outside need not have.
     """
     side, head = network.resolution, network.head
     of_network = {id(p) for p in network.parameters()}
@@ -93,12 +94,12 @@ def block_costs(network: Network, units: Sequence[Unit]) -> list[BlockCost]:
 def counts(network: Network, units: Sequence[Unit]) -> dict[str, float]:
     """Figures by name, of one image of `network.resolution` pixels.
 
-    flops (CONVENTION): multiply-adds in G of the network and of what turns every unit's output
-    into logits or projections; not of InfoPro's reconstruction and PredSim's similarity, which
-    tell nothing in evaluation. encoder_flops (CONVENTION): of the blocks alone.
-    flops_share (CONVENTION) and memory_share of every stage in percent of all, the stem in the
-    first, named as ResNet's: res2, res3, ...: of the encoder's multiply-adds, and of the numbers
-    that the convolutions of residual branches put out (LoCo's Table 6).
+    flops (CONVENTION): multiply-adds in G of the network and of every unit's path to logits or
+    projections, without InfoPro's reconstruction and PredSim's similarity, which are not used in
+    evaluation. encoder_flops (CONVENTION): of the blocks alone.
+    flops_share (CONVENTION) and memory_share: each stage in percent of all stages, by ResNet's
+    names res2, res3, ..., the stem in the first: of the encoder's multiply-adds, and of the outputs
+    of the convolutions in residual branches (LoCo's Table 6).
     """
     costs = block_costs(network, units)
     blocks = costs[: len(network.blocks)]
@@ -121,10 +122,10 @@ def counts(network: Network, units: Sequence[Unit]) -> dict[str, float]:
 
 
 def branch_outputs(block: nn.Module, shape: Sequence[int]) -> int:
-    """How many numbers the convolutions of a block's residual branch put out for one image.
+    """The number of outputs of the convolutions in a block's residual branch, for one image.
 
-    Every one counts at the side of the block's output, as LoCo's Table 6 has it. A stem, which has
-    no branch, puts out none.
+    Every convolution counts at the side of the block's output, as in LoCo's Table 6. A stem has no
+    branch, and counts 0.
     """
     _, height, width = shape
     convolutions = [

@@ -1,7 +1,7 @@
-"""Real steps on this machine: their time against another rule's, and the memory they take.
+"""Measures training steps on this machine: images a second, overhead over another rule, memory.
 
-Every measurement is a process of its own, begun from one that has only loaded the code: what was
-measured before leaves nothing behind, and the resident set is that of this one alone.
+Every measurement runs in a process of its own, started from one that has only loaded the code: no
+earlier measurement affects it, and the resident set is its own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from locbench.evaluation.cost.memory import PeakMemory
 from locbench.evaluation.cost.traced import VIEWS, set_up, trace
 from locbench.plugins.entry import Entry
 from locbench.plugins.registry import RULES
+from locbench.plugins.rule_source import one_line
 from locbench.training.captured import PLAIN, CapturedEngine, stepping
 from locbench.training.engine import Engine
 from locbench.training.guard import out_of_memory, pick_device
@@ -38,7 +39,7 @@ FINEST = 0.01  # of the least memory that a GPU has to have
 
 
 def machine(name: str) -> str:
-    """The device of this name, for people."""
+    """The hardware of this device, in words."""
     device = pick_device(name)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -46,7 +47,7 @@ def machine(name: str) -> str:
 
 
 def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
-    """A step's figures on this machine, fp32, of noise images.
+    """The figures of a step on this machine, in fp32 on images of noise.
 
     images_per_s, of the median step (with the optimizer's), taken as training takes it: on a GPU
     captured. wall_clock_overhead in percent of the step of `over`, timed in turns with it: the
@@ -59,7 +60,7 @@ def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
 
     Raises RunFailed where memory runs out.
     """
-    rules = {each.rule: RULES.entry(each.rule) for each in (case, over) if each is not None}
+    rules = {x.rule: RULES.entry(x.rule) for x in (case, over) if x is not None}
     return in_a_process(_measure, rules, case, over, device)
 
 
@@ -96,13 +97,13 @@ class _Step:
         self.optimizer = make_optimizer(self.engine.parameters(), case.recipe.optimizer)
 
     def run(self) -> float:
-        """A step as in training; the seconds it took."""
-        began = time.perf_counter()
+        """Take a step as in training; the seconds it took."""
+        start = time.perf_counter()
         self.clear()
         self.gradients()
         self.optimizer.step()
         self.wait()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     def clear(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,18 +124,18 @@ class _Step:
 
 
 def _speed(step: _Step, *, rival: _Step | None) -> dict[str, float]:
-    """Steps in turns, so that what else the machine does meets both."""
-    took, ratios = [], []
+    """Steps of both in turns, so that other work on the machine slows both."""
+    seconds, ratios = [], []
     step.speed_up()
     if rival is not None:
         rival.run()
         rival.speed_up()
     for _ in range(ROUNDS):
         other = None if rival is None else rival.run()
-        took.append(step.run())
-        ratios.append(100 * (took[-1] / other - 1) if other else 0.0)
+        seconds.append(step.run())
+        ratios.append(100 * (seconds[-1] / other - 1) if other else 0.0)
     return {
-        "images_per_s": step.images / statistics.median(took),
+        "images_per_s": step.images / statistics.median(seconds),
         "wall_clock_overhead": statistics.median(ratios),
         "wall_clock_overhead_low": min(ratios),
         "wall_clock_overhead_high": max(ratios),
@@ -191,7 +192,7 @@ def least_that(works: Callable[[float], bool], low: float, high: float) -> float
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's profiler says on stderr what nobody asked for, past Python; no setting stops it."""
+    """Silence torch's profiler, which writes to stderr past Python; no setting stops it."""
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -222,7 +223,7 @@ def in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
             "for want of memory, a smaller training.batch helps"
         ) from None
     finally:
-        process.kill() if process.is_alive() else None
+        process.kill()
         receiver.close()
     process.join()
     if not succeeded:
@@ -252,4 +253,4 @@ def _portable(error: Exception) -> Exception:
         return error
     if out_of_memory(error):
         return RunFailed("out of memory; set a smaller training.batch")
-    return RunFailed(" ".join(f"{type(error).__name__}: {error}".split()))
+    return RunFailed(one_line(error))

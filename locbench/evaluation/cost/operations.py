@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of modules; both are exact counts, not measurements."""
+"""Counts the parameters and multiply-adds of modules exactly, without running them on data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONV_AND_LINEAR = ("conv", "linear")
 
 aten = torch.ops.aten
 
-# What torch's counter has no formula of: its name here, and multiply-adds for an element of the
-# input and of the output, as fvcore counts them. Pooling to one element runs as a mean.
-FURTHER = {
+# Operators that torch's counter has no formula for: name, multiply-adds for an element of the input
+# and for one of the output, as fvcore counts them. Pooling to one element runs as a mean.
+OTHERS = {
     aten.native_batch_norm: ("batch_norm", 2, 0),
     aten._adaptive_avg_pool2d: ("adaptive_avg_pool2d", 1, 0),
     aten.mean: ("adaptive_avg_pool2d", 1, 0),
@@ -63,10 +63,7 @@ def multiply_adds_of_each(
 def operations_of_each(
     modules: nn.Module | Iterable[nn.Module], shape: Sequence[int]
 ) -> list[tuple[Counter[str], tuple[int, ...]]]:
-    """Of each module, as for `multiply_adds`: the counts by operator, and the output's shape.
-
-    The shape is without the batch.
-    """
+    """For each module the counts by operator, and the output's shape without the batch."""
     each = []
     features = torch.empty(1, *shape, device="meta")
     for module in _chain(modules):
@@ -82,7 +79,7 @@ def total(counts: Counter[str], operators: Collection[str]) -> int:
 
 
 def torch_multiply_adds(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """Multiply-adds of an operator that torch's counter has a formula of; of others 0."""
+    """Multiply-adds of one operator; 0 for those that torch's counter has no formula for."""
     formula = flop_registry.get(func.overloadpacket)
     return formula(*args, **kwargs, out_val=out) // 2 if formula else 0  # torch counts two for each
 
@@ -100,8 +97,8 @@ class _CountingMode(TorchDispatchMode):
             out = 3 * (torch.empty_like(args[0]),)  # of its shape: the meta kernel itself is slow
         else:
             out = func(*args, **kwargs)
-        if func.overloadpacket in FURTHER:
-            name, of_input, of_output = FURTHER[func.overloadpacket]
+        if func.overloadpacket in OTHERS:
+            name, of_input, of_output = OTHERS[func.overloadpacket]
             result = out[0] if isinstance(out, tuple) else out
             self.counts[name] += of_input * args[0].numel() + of_output * result.numel()
         elif count := torch_multiply_adds(func, args, kwargs, out):

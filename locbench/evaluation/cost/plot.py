@@ -1,4 +1,4 @@
-"""A picture of the bytes that training keeps over one step: mountains and saw-teeth."""
+"""Draws the bytes that autograd keeps over one training step, a line for each rule."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ WIDTH, HEIGHT = 7.2, 3.6  # inches
 
 
 def draw(path: Path, network: str, steps: Sequence[tuple[str, TracedStep]], images: int) -> None:
-    """Bytes that autograd keeps, over the multiply-adds done, a line for each rule; to a file.
+    """Draw the bytes that autograd keeps over the multiply-adds done, a line for each rule.
 
-    `images` is how many (views) the step has: work is shown of one.
+    images: the images (views) of the step; multiply-adds are shown for one.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for name, step in steps:

@@ -1,4 +1,4 @@
-"""One training step without data or memory: what it keeps, what it allocates, what it computes."""
+"""Traces one training step on fake tensors: the bytes it keeps and allocates, its multiply-adds."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from locbench.units import Batch, Unit
 
 VIEWS = {"views": 2, "label": 1}
 
-# The one operator whose CPU kernel takes a whole map more while it runs, beside its results: a test
-# holds it. A convolution's takes its weights once or twice more, in oneDNN's own order, or not, by
-# shapes and processor: little where activations dominate, and not counted.
-TAKES_A_MAP = torch.ops.aten.native_batch_norm_backward
+# The one operator whose CPU kernel needs a whole map as workspace, beside its results (tested). A
+# convolution may need its weights once or twice more, in oneDNN's own order, by shapes and
+# processor: little where activations dominate, and not counted.
+NEEDS_A_MAP = torch.ops.aten.native_batch_norm_backward
 
 
 @dataclass(frozen=True)
 class TracedStep:
-    """A step as `trace` sees it, in bytes and in multiply-adds of the whole batch.
+    """The figures of a step, in bytes and in multiply-adds of the whole batch.
 
-    saved_bytes: the most at once that autograd kept for backward passes. peak_bytes: the most at
-    once that the step had allocated: what autograd kept, gradients (those of parameters too), and
-    what an operator needs while it runs. What is there before (weights, the optimizer's state,
-    images) is in neither. timeline: (multiply-adds done, bytes saved, bytes allocated) after each
-    operator.
+    saved_bytes: the peak of what autograd keeps for backward passes.
+    peak_bytes: the peak of all that the step allocates: what autograd keeps, gradients (those of
+    parameters too), and the workspace of operators. Neither counts what exists before the step:
+    weights, the optimizer's state, images.
+    timeline: (multiply-adds done, bytes saved, bytes allocated) after each operator.
     """
 
     saved_bytes: int
@@ -56,12 +56,12 @@ class Setting:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """What holds parameters."""
+        """The modules that have parameters."""
         return [self.network, *(unit.objective for unit in self.units)]
 
     @property
     def held_before(self) -> list[nn.Module | Tensor]:
-        """What is there before a step, and is not counted as saved."""
+        """What exists before a step, and is not counted as saved."""
         return [*self.modules, self.batch.images, self.batch.pixels]
 
 
@@ -114,14 +114,14 @@ class _Tape(TorchDispatchMode):
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
                 self._hold(tensor)
-        if func.overloadpacket is TAKES_A_MAP:
+        if func.overloadpacket is NEEDS_A_MAP:
             workspace = args[0].numel() * args[0].element_size()
             self.peak = max(self.peak, self.current + workspace)
         self.work += torch_multiply_adds(func, args, kwargs, out)
         return out
 
     def sample(self) -> None:
-        """Note how things stand."""
+        """Add a point to the timeline."""
         self.timeline.append((self.work, self._saved.current, self.current))
 
     def _hold(self, tensor: Tensor) -> None:

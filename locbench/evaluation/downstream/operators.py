@@ -24,9 +24,8 @@ NAME = "mmcv._ext"
 
 def compiled() -> bool:
     """Whether mmcv's own compiled operators are here (mmcv itself must be installed)."""
-    found = sys.modules.get(NAME)
-    if found is not None:
-        return not isinstance(found, StandIn)
+    if (module := sys.modules.get(NAME)) is not None:
+        return not isinstance(module, StandIn)
     return importlib.util.find_spec(NAME) is not None
 
 
@@ -40,7 +39,7 @@ def install() -> None:
 
 
 class StandIn(types.ModuleType):
-    """A module with mmcv's operators by name; those that are not here say so when called."""
+    """A module with mmcv's operators by name; an operator that it lacks raises when called."""
 
     def __init__(self) -> None:
         super().__init__(NAME, __doc__)
@@ -64,7 +63,7 @@ class StandIn(types.ModuleType):
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that stay, by falling score.
+    """Non-maximum suppression: the indices of the boxes that are kept, by falling score.
 
     boxes: [N, 4] corners in pixels; scores: [N]. With `offset` 1 a box ends after its last pixel,
     which is the same as moving its far corner by one.
@@ -83,23 +82,15 @@ def roi_align_forward(
     output: Tensor,
     argmax_y: Tensor,
     argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    **settings: Any,
 ) -> None:
     """RoIAlign by averages, into `output` [K, C, aligned_height, aligned_width].
 
     features: [N, C, H, W]; rois: [K, 5], the image's index and its corners. UserError
     for the maximum, which torchvision does not have.
     """
-    _only_averages(pool_mode)
-    size = (aligned_height, aligned_width)
-    output.copy_(
-        torchvision.ops.roi_align(features, rois, size, spatial_scale, sampling_ratio, aligned)
-    )
+    size, scale, ratio, aligned = _by_averages(**settings)
+    output.copy_(torchvision.ops.roi_align(features, rois, size, scale, ratio, aligned))
 
 
 def roi_align_backward(
@@ -108,24 +99,28 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
+    **settings: Any,
+) -> None:
+    """The gradient of `roi_align_forward` by its features, added to `grad_input`."""
+    size, scale, ratio, aligned = _by_averages(**settings)
+    grad_input += torch.ops.torchvision._roi_align_backward(
+        grad_output, rois, scale, *size, *grad_input.shape, ratio, aligned
+    )
+
+
+def _by_averages(
+    *,
     aligned_height: int,
     aligned_width: int,
     spatial_scale: float,
     sampling_ratio: int,
     pool_mode: int,
     aligned: bool,
-) -> None:
-    """The gradient of `roi_align_forward` by its features, added to `grad_input`."""
-    _only_averages(pool_mode)
-    sizes = (aligned_height, aligned_width, *grad_input.shape)
-    grad_input += torch.ops.torchvision._roi_align_backward(
-        grad_output, rois, spatial_scale, *sizes, sampling_ratio, aligned
-    )
-
-
-def _only_averages(pool_mode: int) -> None:
+) -> tuple[tuple[int, int], float, int, bool]:
+    """mmcv's settings of RoIAlign as torchvision's: size, scale, sampling ratio, aligned."""
     if pool_mode != AVERAGE:
         raise UserError(
             "RoIAlign by the maximum is not part of torchvision: install a compiled mmcv 2.1.0 in "
             "place of mmcv-lite"
         )
+    return (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned

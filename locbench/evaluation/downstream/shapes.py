@@ -126,10 +126,9 @@ def fingerprint(resolution: int) -> dict[str, Any]:
 
 def folder(resolution: int, progress: Progress | None = None) -> Path:
     """The folder with train/, test/ and annotations/, drawn into the cache on first use."""
-    known = fingerprint(resolution)
-    identity = {**known, "resolution": resolution, **asdict(DETECTION_SHAPES)}
-    identity = {key: list(v) if isinstance(v, tuple) else v for key, v in identity.items()}
-    key = f"shapes-detection-{resolution}-{known['checksum'][:16]}"
+    described = fingerprint(resolution)
+    identity = {**described, "resolution": resolution, **asdict(DETECTION_SHAPES)}
+    key = f"shapes-detection-{resolution}-{described['checksum'][:16]}"
     cached(key, identity, lambda builder: _fill(builder, resolution, progress))
     return cache_dir() / "data" / key
 
