@@ -1,9 +1,9 @@
-"""One process at a time: what two would do at once is done by one, and the other waits.
+"""Locks between processes, also on several hosts: one process works, the others wait.
 
-A lock is two files. PATH is locked by the operating system, which lets go of it when its process
-ends, however that ends. PATH.holder says who has it: host, process and since when. It is there for
-people, and for other hosts, for file systems that hosts share do not always share their locks: the
-holder touches it now and then, and as long as it does other hosts keep off.
+A lock is two files. PATH is locked by the operating system, which releases it when its process
+ends, however that ends. PATH.holder names the holder: host, process and since when. People read it,
+and so do other hosts, because file systems that hosts share do not always share their locks: the
+holder touches the file every HEARTBEAT_S seconds, and until it stops other hosts wait.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Holder:
 
 
 class Busy(Exception):
-    """A lock that was not waited for is another process's."""
+    """Another process holds a lock, and the caller did not want to wait."""
 
     def __init__(self, who: Holder) -> None:
         super().__init__(str(who))
@@ -68,10 +68,10 @@ def myself() -> Holder:
 
 @contextmanager
 def alone(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
-    """Hold the lock at `path`; says on stderr who else is `doing` so, and waits for its end.
+    """Hold the lock at `path`. Waits for another holder, and says on stderr who is `doing` it.
 
-    Busy where `wait` is false and there is one. A lock whose holder is gone is taken over, and that
-    is said too. UserError where the files cannot be written.
+    Busy instead where `wait` is false. The lock of a holder that is gone is taken over, with a line
+    on stderr. UserError where the files cannot be written.
     """
     note, lock = _note(path), FileLock(path)
     try:
@@ -111,7 +111,7 @@ def holder(path: Path) -> Holder | None:
 
 
 def forget(path: Path) -> None:
-    """Delete the note of a holder that is gone, where nobody will ask for the lock again."""
+    """Delete the note of a holder that is gone, for a lock that is not needed again."""
     note = _note(path)
     if not note.exists():
         return
@@ -126,7 +126,7 @@ def _note(path: Path) -> Path:
 
 def _acquire(lock: FileLock, note: Path, doing: str, wait: bool) -> Holder:
     """Take the lock once it is free, and leave the note; Busy if it is not, and not waited for."""
-    told = False
+    has_reported = False
     while True:
         try:
             lock.acquire(timeout=0)
@@ -140,9 +140,9 @@ def _acquire(lock: FileLock, note: Path, doing: str, wait: bool) -> Holder:
             lock.release()
         if who is not None and not wait:
             raise Busy(who)
-        if who is not None and not told:
+        if who is not None and not has_reported:
             print(f"locbench: {who} is {doing}: waiting for it", file=sys.stderr)
-            told = True
+            has_reported = True
         time.sleep(POLL_S)
 
 
@@ -160,8 +160,8 @@ def _leave(note: Path, doing: str) -> Holder | None:
         note.unlink(missing_ok=True)
         raise
     if former is not None:
-        gone = f"{former} was {doing} and is gone: its lock is taken over"
-        print(f"locbench: {gone}", file=sys.stderr)
+        line = f"locbench: {former} was {doing} and is gone: its lock is taken over"
+        print(line, file=sys.stderr)
     return me
 
 
@@ -182,7 +182,7 @@ def _elsewhere(note: Path) -> Holder | None:
 
 
 def _read(note: Path) -> Holder | None:
-    """Whom a note names; None where there is none."""
+    """The holder that a note names; None where there is no note."""
     try:
         return Holder(**json.loads(note.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Data sets: what they hold, and loading one by name.
+"""Data sets: the classes of a set and its splits, and loading a set by name.
 
 Shapes is made here (`shapes`, `scenes`, `render`). Image folders and archives are loaded by
 `folders` (and `streaming`), torchvision's files by `torchvision_sets`; `locate` finds both, and
@@ -22,12 +22,12 @@ if TYPE_CHECKING:  # `locbench.data.fingerprint` is read by commands that must n
     import torch
     from torch import Tensor
 
-# Told what is going on, how many are done and of how many: ("decoding train", 512, 4800).
+# Called with the work, how many are done and of how many: ("decoding train", 512, 4800).
 Progress = Callable[[str, int, int], None]
 
 
 class Images(Protocol):
-    """What training and probes need of a split: `Split` and `StreamingSplit` have it."""
+    """The protocol of a split that training and probes use: `Split` and `StreamingSplit`."""
 
     targets: Tensor
 
@@ -60,17 +60,17 @@ class Split:
         """The same split with its images in the memory of `device`; targets stay on the CPU."""
         import torch
 
-        held = self.images
-        images = held if isinstance(held, torch.Tensor) else torch.from_numpy(held.copy())
+        images = self.images
+        if not isinstance(images, torch.Tensor):
+            images = torch.from_numpy(images.copy())
         return Split(images.to(device), self.targets)
 
 
 def subset(split: Images, count: int, seed: int) -> Split:
-    """`count` images, as near as can be the same number of every class, in their original order.
+    """`count` images drawn by a seed, balanced over the classes, in their original order.
 
-    Which ones, the seed decides, and a larger subset holds a smaller one of its seed. Their images
-    are copied to memory, where they are. UserError where there are not so many images, or where
-    they are decoded as they are read.
+    A larger subset holds every smaller one of its seed. Images are copied in memory, on their
+    device. UserError where there are too few images, or where they are decoded when they are read.
     """
     import numpy as np
     import torch
@@ -103,7 +103,7 @@ def memory_mapped(arrays: dict[str, np.ndarray], split: str) -> Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: `train` and `test` are a `Split`, or decode as they go where `streaming`."""
+    """A data set; with `streaming` its splits decode images when they are read."""
 
     name: str
     version: int
@@ -115,7 +115,7 @@ class ImageData:
 
 
 def reduced(data: ImageData, train_images: int) -> ImageData:
-    """The data set with only so many training images, the same for everyone; 0 for all of them."""
+    """The data set with this many training images, the same in every run; 0 for all of them."""
     return replace(data, train=subset(data.train, train_images, 0)) if train_images else data
 
 

@@ -28,7 +28,7 @@ from locbench.paths import cache_dir, write_atomic
 if TYPE_CHECKING:
     from locbench.data import Progress
 
-# A file changed within the resolution of its own ctime looks unchanged: not to be trusted before.
+# A change within the resolution of a file's ctime is not seen: younger stamps are not trusted.
 SETTLED_S = 2.0
 SAVED_S = 60.0  # how often to save the table while files are read: hours, for large sets
 READERS = 8  # files to read at once, at least: most of the time is spent waiting for the disk
@@ -37,7 +37,7 @@ BYTES = 32  # of a digest
 
 @dataclass(frozen=True)
 class Table:
-    """What is remembered of files: 32 bytes of digest a file, and notes that JSON can hold."""
+    """Remembered digests of files, 32 bytes each, and notes that JSON can hold."""
 
     files: Files
     digests: bytes
@@ -50,7 +50,7 @@ def _table_path(container: str, label: str) -> Path:
 
 
 def remembered(container: str, *, label: str = "") -> Table | None:
-    """The table of a folder or archive as it was last saved; None where there is no sound one.
+    """The last saved table of a folder or archive; None where there is none, or it is damaged.
 
     `label` tells tables of one folder apart. Nothing is compared with the files.
     """
@@ -84,7 +84,7 @@ def remember(table: Table, *, label: str = "") -> None:
 
 
 def _check(content: bytes) -> bytes:
-    """What tells a damaged table, and one of a machine that orders bytes the other way."""
+    """A check sum; it also differs on a machine with another byte order."""
     return f"{sys.byteorder} {zlib.crc32(content)}".encode()
 
 

@@ -72,36 +72,36 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_storage(files: Files, wanted: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
-    """The wanted files as they lie in storage; with their bytes where the order is not free."""
+def _in_storage(files: Files, indices: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
+    """These files in the order of storage; with their bytes from a compressed archive."""
     if not is_archive(files.container):
-        yield from ((index, None) for index in wanted)
+        yield from ((index, None) for index in indices)
         return
     if not files.compressed:
-        for index in sorted(wanted, key=lambda index: files.numbers[3 * index + 1]):
+        for index in sorted(indices, key=lambda index: files.numbers[3 * index + 1]):
             yield index, None
         return
     # By offset, because a name may be there twice, and the last one counts.
-    places = {files.numbers[3 * index + 1]: index for index in wanted}
+    rows = {files.numbers[3 * index + 1]: index for index in indices}
     for archive, member in members(Path(files.container)):
-        if member.isfile() and (index := places.get(member.offset_data)) is not None:
+        if member.isfile() and (index := rows.get(member.offset_data)) is not None:
             yield index, archive.extractfile(member).read()
 
 
 def each(
     files: Files,
-    wanted: Iterable[int],
+    indices: Iterable[int],
     work: Callable[[int, bytes | None], T],
     *,
     workers: int | None = None,
 ) -> Iterator[tuple[int, T]]:
-    """`work` on every wanted file, in threads: (index, result) in the order of storage.
+    """`work` on every file of `indices`, in threads: (index, result) in the order of storage.
 
     `work(index, data)` reads the file itself where `data` is None. Raises what `work` raises for
     the first file that fails, and UserError for a damaged archive.
     """
     count = workers or threads()
-    source = _in_storage(files, wanted)
+    source = _in_storage(files, indices)
 
     def run(group: list[tuple[int, bytes | None]]) -> list[tuple[int, T]]:
         return [(index, work(index, data)) for index, data in group]

@@ -1,4 +1,4 @@
-"""Identifies the data that a run uses, without decoding or making any of it."""
+"""Identifies the data of a run by a checksum, without decoding or generating images."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Loads image folders and archives: ImageNet, Imagenette, or any folder of classes.
 
-A set of up to `CACHED_BYTES` decoded is decoded once into the cache and memory-mapped. Images that
-are all square and of one size keep their pixels; otherwise the short side is resized to the median
+A set of at most `CACHED_BYTES` is decoded once into the cache and memory-mapped. Images that are
+all square and of one size keep their pixels; otherwise the short side is resized to the median
 short side, at most 256, and the centre square kept. Training crops are drawn from that square. A
-larger set is decoded as it is read (`StreamingSplit`), from a folder or plain tar.
+larger set is decoded when it is read (`StreamingSplit`), from a folder or plain tar.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from locbench.errors import UserError
 DECODING = 1  # goes up when the same files would decode to other pixels
 CACHED_BYTES = 4_000_000_000
 LARGEST_SIDE = 256
-SAMPLED = 64  # images that tell roughly how large the set is
+SAMPLED = 64  # images by which the size of a set is estimated
 
 
 def _side(sizes: list[tuple[int, int]]) -> int:
@@ -104,26 +104,18 @@ def load_folder(source: ImageFolder, progress: Progress | None = None) -> ImageD
     return ImageData(name, version, listing.checksum, classes, train, test, entry is None)
 
 
-def load_images(name: str, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """The image folder or archives of data set `name` under `root`.
+def load_images(
+    resolution: int, root: Path | None, progress: Progress | None = None, *, name: str
+) -> ImageData:
+    """The image folder or archives of data set `name`: under `root/name` or `root`.
 
-    Raises UserError: see `locbench.data.load_data`.
+    Images keep their resolution. Raises UserError: see `locbench.data.load_data`.
     """
     source = find_source(name, root)
     assert isinstance(source, ImageFolder)  # others are read by `torchvision_sets`
     return load_folder(source, progress)
 
 
-def imagenet(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """ImageNet-1k: `train` and `val` under `root` or `root/imagenet`."""
-    return load_images("imagenet", root, progress)
-
-
-def imagenette(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """Imagenette: `train` and `val` under `root` or `root/imagenette`."""
-    return load_images("imagenette", root, progress)
-
-
-def folder(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """Any image folder: `train` and `val` under `root` or `root/folder`."""
-    return load_images("folder", root, progress)
+imagenet = partial(load_images, name="imagenet")
+imagenette = partial(load_images, name="imagenette")
+folder = partial(load_images, name="folder")

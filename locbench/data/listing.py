@@ -81,7 +81,7 @@ def find_containers(folder: Path) -> tuple[Path, Path]:
 
 
 def read_listing(train: Path, test: Path, *, progress: Progress | None = None) -> Listing:
-    """List two folders or archives, and read what is not remembered of them.
+    """List two folders or archives, and read the files whose digests are not remembered.
 
     UserError where a class has no image, the two have different classes, or a file cannot be read.
     """
@@ -100,9 +100,9 @@ def read_listing(train: Path, test: Path, *, progress: Progress | None = None) -
 
 
 def class_indices(files: Files, classes: list[str]) -> list[int]:
-    """The class of each image, by its place in `classes`."""
-    places = {name: index for index, name in enumerate(classes)}
-    return [places[name.split("/", 1)[0]] for name in files.names]
+    """The class of each image, as an index into `classes`."""
+    indices = {name: index for index, name in enumerate(classes)}
+    return [indices[name.split("/", 1)[0]] for name in files.names]
 
 
 def _container(base: Path, split: str) -> Path | None:
@@ -176,16 +176,17 @@ def _sorted_files(
 def _different_classes(
     train: Path, train_classes: list[str], test: Path, test_classes: list[str]
 ) -> str:
-    one, other = split_name(train), split_name(test)
-    only = []
+    classes = {split_name(train): set(train_classes), split_name(test): set(test_classes)}
+    one, other = classes
+    parts = []
     for split, names in (
-        (one, set(train_classes) - set(test_classes)),
-        (other, set(test_classes) - set(train_classes)),
+        (one, classes[one] - classes[other]),
+        (other, classes[other] - classes[one]),
     ):
         if names:
-            shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            only.append(f"only in {split}: {shown} ({len(names)})")
+            listed = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            parts.append(f"only in {split}: {listed} ({len(names)})")
     return (
-        f"{train.parent}: {one} and {other} have different classes ({'; '.join(only)}); "
+        f"{train.parent}: {one} and {other} have different classes ({'; '.join(parts)}); "
         "give both the same"
     )

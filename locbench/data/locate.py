@@ -1,6 +1,6 @@
 """Finds the files of a data set: an image folder, or the files that torchvision reads.
 
-Standard library only: it tells which data a run uses, and commands that plan runs import no torch.
+Standard library only: commands that plan runs identify their data, and import no torch.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class OfficialFiles:
 
     @property
     def official(self) -> Official:
-        """What should be in the files."""
+        """The published facts of the files."""
         return OFFICIAL[self.name]
 
     @property
@@ -69,10 +69,10 @@ class OfficialFiles:
         return f"delete it and download it with {call}"
 
     def summary(self, *, progress: Progress | None = None) -> dict[str, Any]:
-        """checksum, classes, train and test (numbers); files that are remembered are not read.
+        """checksum (of the files' bytes), classes, train and test (numbers).
 
-        The checksum is of the files' bytes. UserError for a file that is missing or not as
-        published, by its md5, so that a run is not planned on it.
+        Files that are remembered are not read. UserError for a file that is missing or not as
+        published, by its md5.
         """
         official = self.official
         for path in official.paths:
@@ -81,7 +81,7 @@ class OfficialFiles:
                 raise UserError(f"{self.folder} has no {path} of '{self.name}': run {call}")
         files = folder_files(self.folder, list(official.files))
         digests = folder_digests(files, label=self.name, verify=self._verify, progress=progress)
-        checksum = checksum_of(("file", place, digest) for place, digest in enumerate(digests))
+        checksum = checksum_of(("file", index, digest) for index, digest in enumerate(digests))
         counts = {"classes": official.classes, "train": official.train, "test": official.test}
         return {"checksum": checksum, **counts}
 
@@ -131,7 +131,7 @@ def _expected(official: Official, folder: Path) -> str:
 
 
 def own_name(folder: Path, registry: Registry) -> str:
-    """The folder's own name; one that is a registered data set's is marked as a copy."""
+    """The name of the folder; the name of a registered data set gets the ending "-images"."""
     # Resolved, so that neither `.` nor a link gives the images another name.
     name = folder.resolve().name or "root"
     return f"{name}-images" if name.lower() in registry.names() else name

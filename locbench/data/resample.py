@@ -1,8 +1,8 @@
 """Random crops of a batch, each image with its own, resized and flipped by matrix products.
 
-Resizing is separable and linear: `out = Wy @ image @ Wx.T`. With one pair of matrices per image a
-whole batch of different crops is two batched products on any device, the crop box, the filter and
-the flip being nothing but the place and the order of the weights.
+Resizing is separable and linear: `out = Wy @ image @ Wx.T`. With one pair of matrices per image, a
+whole batch of different crops is two batched products on any device: crop box, filter and flip are
+only positions and order of the weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGE = 112 * 112  # pixels of a source from which one thread is faster on each 
 
 
 class CropSettings(Protocol):
-    """What is read of a recipe's augmentation here."""
+    """The settings of a recipe's augmentation that crops need."""
 
     area: tuple[float, float]
     aspect: tuple[float, float]
@@ -80,12 +80,12 @@ def draw_crops(n: int, height: int, width: int, aug: CropSettings, generator: Ge
     places = uniform((2, n), 0.0, 1.0, generator)
     top = (places[0] * (height - h + 1)).long()
     left = (places[1] * (width - w + 1)).long()
-    some = fits.any(dim=0)
-    if not some.all():
+    fitted = fits.any(dim=0)
+    if not fitted.all():
         centre_h, centre_w = _fallback(height, width, aug.aspect)
-        h, w = torch.where(some, h, centre_h), torch.where(some, w, centre_w)
-        top = torch.where(some, top, (height - centre_h) // 2)
-        left = torch.where(some, left, (width - centre_w) // 2)
+        h, w = torch.where(fitted, h, centre_h), torch.where(fitted, w, centre_w)
+        top = torch.where(fitted, top, (height - centre_h) // 2)
+        left = torch.where(fitted, left, (width - centre_w) // 2)
     return Crops(top, left, h, w, chance(n, aug.flip, generator))
 
 

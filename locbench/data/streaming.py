@@ -1,4 +1,4 @@
-"""Data sets too large to decode beforehand: the images of a batch are decoded as it is read."""
+"""Splits too large to decode beforehand: the images of a batch are decoded when it is read."""
 
 from __future__ import annotations
 
@@ -38,27 +38,25 @@ class StreamingSplit:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def _submit(self, wanted: list[int]) -> list[Future[np.ndarray]]:
-        return [self._pool.submit(self._decode, index) for index in wanted]
+    def _submit(self, indices: list[int]) -> list[Future[np.ndarray]]:
+        return [self._pool.submit(self._decode, index) for index in indices]
 
     def prefetch(self, indices: Tensor) -> None:
         """Begin to decode the next batch; `batch` of the same indices then only waits for it."""
         self._drop()
-        wanted = indices.tolist()
-        self._ahead = (wanted, self._submit(wanted))
+        self._ahead = (indices.tolist(), self._submit(indices.tolist()))
 
     def batch(self, indices: Tensor) -> Tensor:
         """uint8 [B, 3, side, side] on the CPU; DamagedImage names an image that does not decode."""
-        wanted = indices.tolist()
-        if self._ahead is not None and self._ahead[0] == wanted:
+        if self._ahead is not None and self._ahead[0] == indices.tolist():
             futures, self._ahead = self._ahead[1], None
         else:
             self._drop()
-            futures = self._submit(wanted)
-        images = torch.empty(len(wanted), 3, self.side, self.side, dtype=torch.uint8)
+            futures = self._submit(indices.tolist())
+        images = torch.empty(len(futures), 3, self.side, self.side, dtype=torch.uint8)
         try:
-            for place, future in enumerate(futures):
-                images[place] = torch.from_numpy(np.array(future.result()))
+            for row, future in enumerate(futures):
+                images[row] = torch.from_numpy(np.array(future.result()))
         finally:
             for future in futures:
                 future.cancel()

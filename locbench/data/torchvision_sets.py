@@ -1,12 +1,13 @@
 """Loads CIFAR-10, SVHN and STL-10 from torchvision's files, or an image folder in their place.
 
-Read once by torchvision into the cache, and memory-mapped from there like all other sets. Nothing
-is downloaded. An image folder is read as any other and has a name of its own in records.
+torchvision reads the files once into the cache, from where they are memory-mapped like all other
+sets. Nothing is downloaded. An image folder is read as any other, and records give its own name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _read(source: OfficialFiles, split: str, reader: Callable[[Path, str], Array
 
 
 def _class_names(source: OfficialFiles) -> list[str] | None:
-    """The class names, where they lie in a file of their own, which the checksum is not of."""
+    """The class names, where they are in a file of their own, which is not in the checksum."""
     if source.official.names is None:
         return None
     path = source.folder / source.official.names
@@ -88,9 +89,11 @@ def _fill(
 
 
 def _load(
-    name: str,
+    resolution: int,
     root: Path | None,
-    progress: Progress | None,
+    progress: Progress | None = None,
+    *,
+    name: str,
     reader: Callable[[Path, str], Arrays],
 ) -> ImageData:
     source = find_source(name, root)
@@ -108,16 +111,8 @@ def _load(
     return ImageData(name, source.version, checksum, classes, train, test)
 
 
-def cifar10(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """CIFAR-10: `cifar-10-batches-py` under `root` or `root/cifar10`."""
-    return _load("cifar10", root, progress, _read_cifar10)
-
-
-def svhn(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """SVHN's cropped digits: `train_32x32.mat`, `test_32x32.mat` under `root` or `root/svhn`."""
-    return _load("svhn", root, progress, _read_svhn)
-
-
-def stl10(resolution: int, root: Path | None, progress: Progress | None = None) -> ImageData:
-    """STL-10's labelled images: `stl10_binary` under `root` or `root/stl10`."""
-    return _load("stl10", root, progress, _read_stl10)
+# Under `root` or `root/NAME`: `cifar-10-batches-py`; `train_32x32.mat` and `test_32x32.mat`, which
+# are SVHN's cropped digits; `stl10_binary`, of which the labelled images are read.
+cifar10 = partial(_load, name="cifar10", reader=_read_cifar10)
+svhn = partial(_load, name="svhn", reader=_read_svhn)
+stl10 = partial(_load, name="stl10", reader=_read_stl10)

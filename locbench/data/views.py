@@ -1,4 +1,4 @@
-"""The views that go with a recipe's augmentation: of a test image, and for training a probe."""
+"""Chooses the views that go with a recipe's augmentation: of test images, and for a probe."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Settings = Augmentation | Crop | ResizedCrop
 
 
 def test_view(images: Tensor, resolution: int, aug: Settings) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised, with nothing drawn."""
+    """The test transform, without draws: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised."""
     if isinstance(aug, Crop):
         return evaluation_view(images, resolution, aug)
     return centre(images, resolution, aug)
 
 
 def one_view(aug: Settings, resolution: int) -> ResizedCropAugmentation | CropAugmentation:
-    """What labels and linear probes are learned from: a random crop and a flip."""
+    """The augmentation for training with labels and for linear probes: a random crop and a flip."""
     kind = CropAugmentation if isinstance(aug, Crop) else ResizedCropAugmentation
     return kind(aug, resolution, channels_last=True)

@@ -1,4 +1,4 @@
-"""Mask R-CNN's configuration: a file of mmdet's own, and what a recipe changes of it."""
+"""Makes Mask R-CNN's configuration: one of mmdet's files, with what a recipe changes in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WARMUP_FACTOR = 0.001
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run has: its device, how many processes with one, and workers of each for images."""
+    """The hardware of a run: device, processes, and workers that load images for each process."""
 
     device: str
     processes: int = 1
@@ -41,13 +41,13 @@ class Machine:
 
     @property
     def norm_words(self) -> str:
-        """The same as a record says it: with the reason why it is not SyncBN."""
+        """The norm in a record's words: with the reason why it is not SyncBN."""
         if self.norm == "SyncBN":
             return self.norm
         return f"{self.norm} (no GPU)" if self.device == "cpu" else f"{self.norm} (one process)"
 
     def share(self, batch: int) -> int:
-        """Images in a step of one process; UserError where they cannot be shared equally."""
+        """Images of one process in a step; UserError where they cannot be shared equally."""
         if batch % self.processes:
             raise UserError(
                 f"detection.batch = {batch} images cannot be shared by {self.processes} "
@@ -60,13 +60,14 @@ def read_config(name: str) -> Config:
     """A configuration file of the installed mmdet; UserError, with the nearest, for none."""
     path = CONFIGS / name
     if not path.is_file():
-        known = [p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("mask*rcnn*.py")]
-        raise UserError(f"detection.config: mmdet has no file '{name}'{suggest(name, known)}")
+        names = [p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("mask*rcnn*.py")]
+        raise UserError(f"detection.config: mmdet has no file '{name}'{suggest(name, names)}")
     return Config.fromfile(path)
 
 
 def make_config(
-    asked: Detection,
+    detection: Detection,
+    *,
     network: Network,
     data: DetectionSet,
     statistics: tuple[Sequence[float], Sequence[float]],
@@ -74,15 +75,15 @@ def make_config(
     machine: Machine,
     folder: Path,
 ) -> Config:
-    """The configuration of one run; the backbone itself is put in by `Detector`.
+    """The configuration of one run, without the backbone, which `Detector` adds.
 
-    statistics: mean and standard deviation of images in [0, 1], those the encoder was trained with.
+    statistics: mean and standard deviation of images in [0, 1] in the encoder's training.
     folder: for mmengine's own files.
     """
-    config = read_config(asked.config)
-    _set_model(config.model, asked, network, len(data.classes), statistics, machine)
-    _set_data(config, asked, data, seed, machine)
-    _set_training(config, asked, data.train.used)
+    config = read_config(detection.config)
+    _set_model(config.model, detection, network, len(data.classes), statistics, machine)
+    _set_data(config, detection, data, seed, machine)
+    _set_training(config, detection, data.train.used)
     config.work_dir = str(folder)
     config.load_from, config.resume = None, False  # Cityscapes' file starts from COCO's detector
     # The same weights at first (mmengine sends the first process's), other crops and samples.
@@ -99,7 +100,7 @@ def make_config(
 
 def _set_model(
     model: dict[str, Any],
-    asked: Detection,
+    detection: Detection,
     network: Network,
     classes: int,
     statistics: tuple[Sequence[float], Sequence[float]],
@@ -109,8 +110,8 @@ def _set_model(
     model["data_preprocessor"].update(mean=mean, std=std)
     model["backbone"] = None
     norm = {"type": machine.norm, "requires_grad": True}
-    norm = norm if asked.norm == "sync" else None
-    steps, channels = backbone.strides(network), asked.channels
+    norm = norm if detection.norm == "sync" else None
+    steps, channels = backbone.strides(network), detection.channels
     neck, rpn, roi = model["neck"], model["rpn_head"], model["roi_head"]
     neck.update(in_channels=backbone.widths(network), out_channels=channels)
     neck.update(num_outs=len(steps) + 1, norm_cfg=norm)
@@ -119,21 +120,21 @@ def _set_model(
     for part in ("bbox_roi_extractor", "mask_roi_extractor"):
         finest = FINEST * steps[0]
         roi[part].update(out_channels=channels, featmap_strides=steps, finest_scale=finest)
-    if asked.box_head == "4conv1fc":
+    if detection.box_head == "4conv1fc":
         convolutions = read_config(HEADS).model.roi_head.bbox_head
         roi["bbox_head"].update(type=convolutions.type, conv_out_channels=channels, norm_cfg=norm)
-    roi["bbox_head"].update(in_channels=channels, fc_out_channels=asked.fc, num_classes=classes)
+    roi["bbox_head"].update(in_channels=channels, fc_out_channels=detection.fc, num_classes=classes)
     roi["mask_head"].update(in_channels=channels, conv_out_channels=channels, norm_cfg=norm)
     roi["mask_head"].update(num_classes=classes)
     train, test = model["train_cfg"], model["test_cfg"]
-    train["rpn"]["sampler"]["num"] = asked.rpn_samples
-    train["rcnn"]["sampler"]["num"] = asked.samples
+    train["rpn"]["sampler"]["num"] = detection.rpn_samples
+    train["rcnn"]["sampler"]["num"] = detection.samples
     for proposals, before in ((train["rpn_proposal"], 2), (test["rpn"], 1)):
-        proposals.update(nms_pre=before * asked.proposals, max_per_img=asked.proposals)
+        proposals.update(nms_pre=before * detection.proposals, max_per_img=detection.proposals)
 
 
 def _set_data(
-    config: Config, asked: Detection, data: DetectionSet, seed: int, machine: Machine
+    config: Config, detection: Detection, data: DetectionSet, seed: int, machine: Machine
 ) -> None:
     workers = {"num_workers": machine.workers, "persistent_workers": machine.workers > 0}
     names = {"metainfo": {"classes": data.classes}, "data_root": "", "backend_args": None}
@@ -148,13 +149,17 @@ def _set_data(
         loader.dataset = inner
         loader.update(workers)
     train, test = config.train_dataloader, config.val_dataloader
-    train.batch_size = machine.share(asked.batch)
+    train.batch_size = machine.share(detection.batch)
     train.sampler = {"type": "InfiniteSampler", "shuffle": True, "seed": seed}
     train.batch_sampler = {"type": "SkippingBatches"}
-    low, high = asked.short_sides
-    sides = [(asked.long_side, low), (asked.long_side, high)]
+    low, high = detection.short_sides
+    sides = [(detection.long_side, low), (detection.long_side, high)]
     _resize(train.dataset.pipeline, {"type": "RandomResize", "scale": sides, "keep_ratio": True})
-    one = {"type": "Resize", "scale": (asked.long_side, asked.test_side), "keep_ratio": True}
+    one = {
+        "type": "Resize",
+        "scale": (detection.long_side, detection.test_side),
+        "keep_ratio": True,
+    }
     _resize(test.dataset.pipeline, one)
     config.val_evaluator = {
         "type": "ExactCocoMetric",
@@ -170,18 +175,18 @@ def _resize(pipeline: list[Any], step: dict[str, Any]) -> None:
     pipeline[at] = step
 
 
-def _set_training(config: Config, asked: Detection, images: int) -> None:
-    total = asked.steps(images)
+def _set_training(config: Config, detection: Detection, images: int) -> None:
+    total = detection.steps(images)
     config.train_cfg = {"type": "ResumableLoop", "max_iters": total, "val_interval": total + 1}
     config.val_cfg = {"type": "ValLoop"}
-    optimizer: dict[str, Any] = {"lr": asked.lr, "weight_decay": asked.weight_decay}
-    if asked.optimizer == "sgd":
-        optimizer |= {"type": "SGD", "momentum": asked.momentum}
+    optimizer: dict[str, Any] = {"lr": detection.lr, "weight_decay": detection.weight_decay}
+    if detection.optimizer == "sgd":
+        optimizer |= {"type": "SGD", "momentum": detection.momentum}
     else:
         optimizer |= {"type": "AdamW"}
     config.optim_wrapper = {"type": "GuardedOptimWrapper", "optimizer": optimizer}
     falls = {"type": "MultiStepLR", "by_epoch": False, "begin": 0, "end": total, "gamma": 0.1}
-    falls["milestones"] = asked.falls(images)
-    rises = {"type": "LinearLR", "by_epoch": False, "begin": 0, "end": asked.warmup}
+    falls["milestones"] = detection.falls(images)
+    rises = {"type": "LinearLR", "by_epoch": False, "begin": 0, "end": detection.warmup}
     rises["start_factor"] = WARMUP_FACTOR
-    config.param_scheduler = [rises, falls] if asked.warmup else [falls]
+    config.param_scheduler = [rises, falls] if detection.warmup else [falls]

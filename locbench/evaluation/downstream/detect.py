@@ -1,4 +1,4 @@
-"""Training and evaluating Mask R-CNN on an encoder: a run of kind "detect"."""
+"""Trains and evaluates Mask R-CNN on an encoder, for runs of kind "detect"."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WORKERS = 4  # processes that load images, where there is a GPU to feed
 STATISTICS_BATCHES = 8
 IMAGES = "images.txt"  # the ids of the training images that were drawn
 PICTURES = 8
-RUNNER_TAKES = (
+RUNNER_ARGUMENTS = (
     "work_dir", "train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "optim_wrapper",
     "param_scheduler", "val_evaluator", "default_hooks", "custom_hooks", "env_cfg", "log_level",
     "launcher", "visualizer", "default_scope", "randomness",
@@ -54,7 +54,7 @@ RUNNER_TAKES = (
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """mmengine, mmdet and pycocotools without what they print, log and warn of."""
+    """Silence what mmengine, mmdet and pycocotools print, log and warn of."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -66,21 +66,20 @@ def quiet() -> Iterator[None]:
 
 
 def resuming() -> Any:
-    """A context in which torch reads mmengine's checkpoints: the classes that it pickles."""
+    """A context in which torch reads mmengine's checkpoints, by the classes that they pickle."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
     numpy = (np._core.multiarray._reconstruct, np._core.multiarray.scalar, np.ndarray, np.dtype)
     kinds = (np.float64, np.float32, np.int64, np.bool_)
     dtypes = [type(np.dtype(kind)) for kind in kinds]
-    known = [HistoryBuffer, *numpy, *kinds, *dtypes, getattr]
-    return torch.serialization.safe_globals(known)
+    return torch.serialization.safe_globals([HistoryBuffer, *numpy, *kinds, *dtypes, getattr])
 
 
 class Detector:
-    """Mask R-CNN with a locbench network as its backbone, as a recipe's [detection] says.
+    """Mask R-CNN with a locbench network as its backbone, by a recipe's [detection].
 
-    checkpoint: the file from which `fit` goes on, where there is one. Beside it lie mmengine's own
-    files until `close`, and which images were drawn to train on.
+    checkpoint: the file from which `fit` goes on, where there is one. In its folder are mmengine's
+    own files until `close`, and the ids of the training images that were drawn.
     untrained: a frozen backbone's batch-norm statistics are computed on training images first.
     """
 
@@ -95,51 +94,55 @@ class Detector:
         tell: Tell,
         untrained: bool = False,
     ) -> None:
-        self.asked, view = recipe.detection, recipe.augmentation
+        self.detection, view = recipe.detection, recipe.augmentation
         workers = 0 if device == "cpu" else WORKERS
         self.machine = Machine(device, processes.launched(), workers)
         self.watch = Watch(checkpoint, tell)
         self.folder = checkpoint.parent / "mmengine"
-        if self.asked.train_images:
+        if self.detection.train_images:
             data = self._drawn(data)
-        self.data, statistics = data, (view.mean, view.std)
+        self.data = data
         with quiet():
             register_all_modules(init_default_scope=True)
             mmengine.device.utils.DEVICE = device
             config = make_config(
-                self.asked, network, data, statistics, derive(seed, "detector") % 2**31,
-                self.machine, self.folder,
-            )  # fmt: skip
+                self.detection,
+                network=network,
+                data=data,
+                statistics=(view.mean, view.std),
+                seed=derive(seed, "detector") % 2**31,
+                machine=self.machine,
+                folder=self.folder,
+            )
             self.runner = self._runner(config, network)
             self.runner.register_hook(self.watch)
-            if untrained and self.asked.frozen == "all" and not checkpoint.is_file():
+            if untrained and self.detection.frozen == "all" and not checkpoint.is_file():
                 set_statistics(network, self._images(config))
 
     def _drawn(self, data: DetectionSet) -> DetectionSet:
         """The data set with the training images of the split; their ids are written out."""
-        part = self.asked.train_images, self.asked.split
-        ids = training_images(data.train, *part)
+        ids = training_images(data.train, self.detection.train_images, self.detection.split)
         write_atomic(self.folder.parent / IMAGES, "".join(f"{id}\n" for id in ids))
         self.folder.mkdir(exist_ok=True)
         return replace(data, train=only(data.train, ids, self.folder / "train.json"))
 
     def _runner(self, config: Config, network: Network) -> Runner:
-        asked, path = self.asked, self.watch.path
+        detection, path = self.detection, self.watch.path
         backbone = {"type": "BlockBackbone", "network": network}
-        backbone |= {"frozen": asked.frozen, "fixed_norm": asked.fixed_norm}
+        backbone |= {"frozen": detection.frozen, "fixed_norm": detection.fixed_norm}
         torch.manual_seed(config.randomness["seed"])  # of the new layers' weights
         model = MODELS.build({**config.pop("model"), "backbone": backbone})
         if self.machine.processes > 1:
-            if self.machine.norm == "SyncBN" and not self.asked.fixed_norm:
+            if self.machine.norm == "SyncBN" and not self.detection.fixed_norm:
                 for block in network.blocks:  # they hold the modules that are run
                     torch.nn.SyncBatchNorm.convert_sync_batchnorm(block)
             ids = [torch.cuda.current_device()] if self.machine.device.startswith("cuda") else None
             model = MMDistributedDataParallel(
                 model.to(self.machine.device), device_ids=ids, broadcast_buffers=False
             )
-        wanted = {key: config[key] for key in RUNNER_TAKES}
+        arguments = {key: config[key] for key in RUNNER_ARGUMENTS}
         start = {"load_from": str(path), "resume": True} if path.is_file() else {}
-        return Runner(model, **wanted, **start, cfg=config)
+        return Runner(model, **arguments, **start, cfg=config)
 
     def _images(self, config: Config) -> Iterator[Tensor]:
         loader = self.runner.build_dataloader({**config.train_dataloader, "num_workers": 0,
@@ -158,12 +161,12 @@ class Detector:
         UserError for a checkpoint that cannot be read; DetectorDiverged.
         """
         path = self.watch.path
-        there = path.is_file()
+        resumes = path.is_file()
         try:
             with quiet(), one_line(), resuming():
                 self.runner.train()
         except Exception as error:  # whatever unpickling or a missing key raises
-            if not there or self.watch.loaded:
+            if not resumes or self.watch.loaded:
                 raise
             raise UserError(
                 f"{path} cannot be read as a checkpoint ({type(error).__name__}); delete it to "
@@ -184,11 +187,12 @@ class Detector:
             return self.runner.val()
 
     def tags(self) -> dict[str, Any]:
-        """What of the protocol a record says."""
-        norm = self.machine.norm_words if self.asked.norm == "sync" else "none"
-        own = {"frozen": self.asked.frozen, "norm": norm, "processes": self.machine.processes}
+        """The protocol's tags of a record."""
+        norm = self.machine.norm_words if self.detection.norm == "sync" else "none"
         return {
-            **own,
+            "frozen": self.detection.frozen,
+            "norm": norm,
+            "processes": self.machine.processes,
             "mmdet": mmdet.__version__,
             "operators": "mmcv" if operators.compiled() else "torchvision",
         }
@@ -198,7 +202,7 @@ class Detector:
         return self.model.state_dict()
 
     def draw(self, folder: Path, count: int = PICTURES) -> None:
-        """Pictures of the first test images: what is there on the left, what is found beside it."""
+        """Pictures of the first test images: ground truth on the left, detections beside it."""
         dataset = self.runner.val_dataloader.dataset
         with quiet():
             draw(self.model, dataset, self.data.classes, folder, count)
@@ -210,7 +214,7 @@ class Detector:
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-    """A UserError that was raised in a loader's process, without the traceback in its words."""
+    """Cut the traceback from the words of a UserError that was raised in a loader's process."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
-"""What mmengine and mmdet lack for our runs, registered under their names.
+"""Parts of mmengine and mmdet replaced for our runs, registered under names in their registries.
 
-Going on after a stop without decoding again what was seen, a loss that is not finite stopping the
-run before it moves a weight, and an image that cannot be read named in one line.
+A stopped run goes on without decoding the images of earlier steps, a loss that is not finite stops
+the run before it changes a weight, and an image that cannot be read is named in one line.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class LoadKnownImage(LoadImageFromFile):
         """The image as BGR [H, W, 3] under "img"."""
         path = results["img_path"]
         try:
-            found = super().transform(results)
-            assert found["img"] is not None
+            loaded = super().transform(results)
+            assert loaded["img"] is not None
         except Exception as error:  # whatever the decoder in use raises
             remedy = "copy or download it again"
             raise UserError(f"{path} cannot be read as an image: {remedy}") from error
-        return found
+        return loaded
 
 
 @DATA_SAMPLERS.register_module()
@@ -143,19 +143,19 @@ class ExactCocoMetric(CocoMetric):
             super().compute_metrics(results)
         finally:
             coco_metric.COCOeval = plain
-        found = {f"ap_{kind}{name}": 0.0 for kind in KINDS.values() for name in FIGURES[:3]}
+        figures = {f"ap_{kind}{name}": 0.0 for kind in KINDS.values() for name in FIGURES[:3]}
         for judge in judges:
             kind = KINDS[judge.params.iouType]
             pairs = zip(FIGURES, judge.stats, strict=False)  # recalls follow
-            found |= {f"ap_{kind}{name}": 100 * float(value) for name, value in pairs}
-        return {name: value for name, value in found.items() if value >= 0}
+            figures |= {f"ap_{kind}{name}": 100 * float(value) for name, value in pairs}
+        return {name: value for name, value in figures.items() if value >= 0}
 
 
 class Watch(Hook):
-    """Tells of progress, keeps the losses, and saves a checkpoint now and then.
+    """Reports progress, collects the losses, and saves a checkpoint every SAVE_EVERY_S seconds.
 
     losses: the mean of every loss over windows of `window` steps, by name.
-    elapsed: seconds of training, those before a stop among them. loaded: whether a checkpoint was.
+    elapsed: seconds of training, with those before a stop. loaded: whether a checkpoint was loaded.
     """
 
     priority = "LOW"  # after the learning rate's step: a checkpoint is of the end of a step
@@ -171,7 +171,7 @@ class Watch(Hook):
         self._states: list[dict[str, Any]] = []  # of all of them
 
     def before_train(self, runner: Any) -> None:
-        """About a hundred windows; how often processes agree on saving."""
+        """Set the length of about a hundred windows, and how often processes agree on saving."""
         self.window = max(1, runner.max_iters // 100)
         self.beat = 1 if runner.world_size == 1 else 10
 
@@ -185,7 +185,7 @@ class Watch(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Note the losses; tell, and save, if that is due."""
+        """Add up the losses; report and save where that is due."""
         for name, value in outputs.items():
             if "loss" in name:
                 self._sums[name] = self._sums.get(name, 0) + value.detach()
@@ -193,8 +193,8 @@ class Watch(Hook):
         if done % self.window == 0 or done == runner.max_iters:
             self._end_window(done)
         if now - self._told > TELL_EVERY_S or done == runner.max_iters:
-            known = self.losses.get("loss")
-            self.tell(done, runner.max_iters, {"loss": known[-1]} if known else {})
+            losses = self.losses.get("loss")
+            self.tell(done, runner.max_iters, {"loss": losses[-1]} if losses else {})
             self._told = now
         if done % self.beat == 0 or done == runner.max_iters:
             due = [now - self._saved > SAVE_EVERY_S or done == runner.max_iters]
@@ -213,7 +213,7 @@ class Watch(Hook):
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Tell how many of the test images are done."""
+        """Report how many of the test images are done."""
         if (now := time.monotonic()) - self._told > TELL_EVERY_S:
             self.tell(batch_idx + 1, len(runner.val_dataloader), {})
             self._told = now
@@ -238,14 +238,18 @@ class Watch(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Add what mmengine does not keep."""
         sums = {name: value.cpu() for name, value in self._sums.items()}
-        own = {"losses": self.losses, "sums": sums, "elapsed": self.elapsed}
-        checkpoint["locbench"] = {**own, "random": self._states}
+        checkpoint["locbench"] = {
+            "losses": self.losses,
+            "sums": sums,
+            "elapsed": self.elapsed,
+            "random": self._states,
+        }
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
-        own = checkpoint["locbench"]
-        self.losses, self._sums, self.elapsed = own["losses"], own["sums"], own["elapsed"]
-        states, self.loaded = own["random"], True
+        """Restore it."""
+        state = checkpoint["locbench"]
+        self.losses, self._sums, self.elapsed = state["losses"], state["sums"], state["elapsed"]
+        states, self.loaded = state["random"], True
         # With other processes than before there is no going on with their numbers.
         alike = len(states) == mmengine.dist.get_world_size()
         self._random = states[mmengine.dist.get_rank()] if alike else None

@@ -1,4 +1,4 @@
-"""What a detector finds, beside what is there (as LoCo's Figure 4)."""
+"""Draws a detector's results beside the ground truth, as in LoCo's Figure 4."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ def draw(
     for index in range(min(count, len(dataset))):
         item = dataset[index]
         with torch.no_grad():
-            found = model.test_step(pseudo_collate([item]))[0].pred_instances
-        there, sure = item["data_samples"].gt_instances, found.scores >= SURE
+            detected = model.test_step(pseudo_collate([item]))[0].pred_instances
+        truth, sure = item["data_samples"].gt_instances, detected.scores >= SURE
         path = Path(item["data_samples"].img_path)
         image = torch.from_numpy(read(path)).permute(2, 0, 1)
         # mmdet's test pipeline leaves the ground truth in the file's pixels, as detections are.
-        boxes = torch.as_tensor(getattr(there.bboxes, "tensor", there.bboxes))
-        masks = torch.from_numpy(there.masks.to_ndarray())
-        truth = (boxes, there.labels, list(masks))
-        seen = (found.bboxes[sure].cpu(), found.labels[sure].cpu(), list(found.masks[sure].cpu()))
-        halves = [annotated(image, *objects, classes) for objects in (truth, seen)]
+        boxes = torch.as_tensor(getattr(truth.bboxes, "tensor", truth.bboxes))
+        masks = torch.from_numpy(truth.masks.to_ndarray())
+        left = annotated(image, boxes, truth.labels, list(masks), classes)
+        boxes, labels, masks = (
+            x[sure].cpu() for x in (detected.bboxes, detected.labels, detected.masks)
+        )
+        halves = [left, annotated(image, boxes, labels, list(masks), classes)]
         gap = torch.full((3, halves[0].shape[1], GAP), 255, dtype=torch.uint8)
         whole = torch.cat((halves[0], gap, halves[1]), dim=2)
         try:

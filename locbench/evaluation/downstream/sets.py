@@ -1,13 +1,13 @@
-"""Detection data sets in COCO's format: where one is, what is in it, whether it is whole.
+"""Detection data sets in COCO's format: finds their files, checks and identifies them.
 
-Needs neither torch nor mmdet: it tells which data a run uses.
+Needs neither torch nor mmdet, for commands that plan runs identify data too.
 """
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ KEYS = {
     ),
     "categories": ("id", "name"),
 }  # fmt: skip
-# The side in pixels below which mmdet trains on no image; Shapes is drawn as large as is asked for.
+# The side in pixels below which mmdet trains on no image; Shapes has any side.
 MIN_SIDE = {"coco": 32, "cityscapes": 32, "shapes": 0}
+FILE = "annotations/instances"  # how the names of COCO's annotation files begin
+IDENTITY = ("name", "version", "checksum")  # of a fingerprint, and of a set
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Published:
                 if all((folder / annotations).is_file() for _, annotations in layout):
                     return folder, layout
         folder = base / self.name if (base / self.name).is_dir() else base
-        lacks = ([p for _, file in x if not (p := folder / file).is_file()] for x in self.layouts)
-        nearest = min(lacks, key=len)  # of the layout that most is there of
+        missing = ([p for _, file in x if not (p := folder / file).is_file()] for x in self.layouts)
+        nearest = min(missing, key=len)  # the layout of which the fewest files are missing
         neither = "" if folder != base else f", and there is no {base / self.name}"
         raise UserError(f"{nearest[0]} is missing{neither}: {self.missing(folder)}")
 
@@ -130,20 +132,17 @@ class Published:
         """The data set; UserError where files are missing or do not fit together."""
         folder, layout = self.find(root)
         identity = self.fingerprint(root, resolution, progress=progress)
-        splits, categories = [], []
-        for images, file in layout:
-            content = _read(folder / file)
-            splits.append(_split(folder / images, folder / file, content, self.name))
-            categories.append(content["categories"])
+        splits, categories = zip(
+            *(_read_split(folder / images, folder / file, self.name) for images, file in layout),
+            strict=True,
+        )
         if not splits[0].used:
             raise UserError(
                 f"{splits[0].annotations} has no image to train on: none has objects and sides of "
                 f"at least {MIN_SIDE[self.name]} pixels"
             )
         return DetectionSet(
-            name=identity["name"],
-            version=identity["version"],
-            checksum=identity["checksum"],
+            **{key: identity[key] for key in IDENTITY},
             form=self.name,
             classes=self._classes(splits, categories),
             train=splits[0],
@@ -151,7 +150,7 @@ class Published:
         )
 
     def _classes(
-        self, splits: list[DetectionSplit], categories: list[list[dict[str, Any]]]
+        self, splits: Sequence[DetectionSplit], categories: Sequence[list[dict[str, Any]]]
     ) -> tuple[str, ...]:
         """Names in the files' order; UserError if the files differ, or are not of this data."""
         names = [tuple(category["name"] for category in listed) for listed in categories]
@@ -234,9 +233,9 @@ def _check_entries(path: Path, content: dict[str, Any]) -> None:
         for number, entry in enumerate(content[name]):
             if not isinstance(entry, dict):
                 raise UserError(f"{path} is not in COCO's format: {name}[{number}] is no object")
-            if gone := [key for key in keys if key not in entry]:
+            if missing := [key for key in keys if key not in entry]:
                 raise UserError(
-                    f"{path} is not in COCO's format: {name}[{number}] has no '{gone[0]}'"
+                    f"{path} is not in COCO's format: {name}[{number}] has no '{missing[0]}'"
                 )
     images = {image["id"] for image in content["images"]}
     for number, image in enumerate(content["images"]):
@@ -245,12 +244,12 @@ def _check_entries(path: Path, content: dict[str, Any]) -> None:
         if not all(_is_number(image[key]) and image[key] > 0 for key in ("width", "height")):
             raise UserError(f"{path}: images[{number}]: width and height must be above 0")
     for number, entry in enumerate(content["annotations"]):
-        if wrong := _wrong(entry, images):
-            raise UserError(f"{path}: annotations[{number}]: {wrong}")
+        if fault := _fault(entry, images):
+            raise UserError(f"{path}: annotations[{number}]: {fault}")
 
 
-def _wrong(entry: dict[str, Any], images: set[Any]) -> str:
-    """What an annotation's values are not; pycocotools would fail on it in the end."""
+def _fault(entry: dict[str, Any], images: set[Any]) -> str:
+    """What is wrong with an annotation; pycocotools would fail on it in the end."""
     box, shape = entry["bbox"], entry["segmentation"]
     if entry["image_id"] not in images:
         return f"image_id {entry['image_id']} is of no image"
@@ -265,17 +264,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _split(images: Path, annotations: Path, content: dict[str, Any], form: str) -> DetectionSplit:
-    return DetectionSplit(images, annotations, len(content["images"]), _usable(content, form))
+def _read_split(
+    images: Path, annotations: Path, form: str
+) -> tuple[DetectionSplit, list[dict[str, Any]]]:
+    """A split and its categories."""
+    content = _read(annotations)
+    usable = _usable(content, form)
+    split = DetectionSplit(images, annotations, len(content["images"]), usable)
+    return split, content["categories"]
 
 
 def _usable(content: dict[str, Any], form: str) -> frozenset[int]:
-    """The images that mmdet's data set of this form trains on.
+    """The ids of the images that mmdet trains on: those with objects that are not too small.
 
-    They have objects, and are not too small. On Cityscapes a crowd is no object, on COCO it is.
+    On Cityscapes a crowd is no object, on COCO it is.
     """
-    known = {category["id"] for category in content["categories"]}
-    objects = (entry for entry in content["annotations"] if entry["category_id"] in known)
+    ids = {category["id"] for category in content["categories"]}
+    objects = (entry for entry in content["annotations"] if entry["category_id"] in ids)
     if form == "cityscapes":
         objects = (entry for entry in objects if not entry["iscrowd"])
     seen, side = {entry["image_id"] for entry in objects}, MIN_SIDE[form]
@@ -283,15 +288,15 @@ def _usable(content: dict[str, Any], form: str) -> frozenset[int]:
     return frozenset(image["id"] for image in large if image["id"] in seen)
 
 
-def difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+def difference(names: tuple[str, ...], expected: tuple[str, ...]) -> str:
     """How two lists of names differ, by the first that one lacks."""
-    lacks = [name for name in wanted if name not in found]
-    more = [name for name in found if name not in wanted]
-    if lacks:
-        return f"'{lacks[0]}' is missing" + (f" and '{more[0]}' is there" if more else "")
-    if more:
-        return f"'{more[0]}' is one too many"
-    return "their order differs" if len(found) == len(wanted) else "one is there twice"
+    missing = [name for name in expected if name not in names]
+    surplus = [name for name in names if name not in expected]
+    if missing:
+        return f"'{missing[0]}' is missing" + (f" and '{surplus[0]}' is there" if surplus else "")
+    if surplus:
+        return f"'{surplus[0]}' is one too many"
+    return "their order differs" if len(names) == len(expected) else "one is there twice"
 
 
 def _coco_missing(folder: Path) -> str:
@@ -310,14 +315,8 @@ def _cityscapes_missing(folder: Path) -> str:
 COCO = Published(
     "coco",
     (
-        (
-            ("train2017", "annotations/instances_train2017.json"),
-            ("val2017", "annotations/instances_val2017.json"),
-        ),
-        (
-            ("images", "annotations/instances_train.json"),
-            ("images", "annotations/instances_val.json"),
-        ),
+        (("train2017", f"{FILE}_train2017.json"), ("val2017", f"{FILE}_val2017.json")),
+        (("images", f"{FILE}_train.json"), ("images", f"{FILE}_val.json")),
     ),
     categories.COCO,
     _coco_missing,
@@ -349,18 +348,16 @@ class _Shapes:
     ) -> DetectionSet:
         """The data set, drawn into the cache on first use."""
         folder, identity = shapes.folder(resolution, progress), shapes.fingerprint(resolution)
-        splits = {}
-        for name in shapes.SPLITS:
-            file = folder / "annotations" / f"instances_{name}.json"
-            splits[name] = _split(folder / name, file, _read(file), "shapes")
+        train, test = (
+            _read_split(folder / name, folder / f"{FILE}_{name}.json", "shapes")[0]
+            for name in shapes.SPLITS
+        )
         return DetectionSet(
-            name="shapes",
-            version=identity["version"],
-            checksum=identity["checksum"],
+            **{key: identity[key] for key in IDENTITY},
             form="shapes",
             classes=shapes.CATEGORIES,
-            train=splits[shapes.SPLITS[0]],
-            test=splits[shapes.SPLITS[1]],
+            train=train,
+            test=test,
         )
 
 
@@ -369,12 +366,11 @@ SHAPES = _Shapes()
 
 def only(split: DetectionSplit, ids: list[int], path: Path) -> DetectionSplit:
     """The split with these images alone; their annotations are written to `path`."""
-    content, wanted = _read(split.annotations), set(ids)
-    content["images"] = [entry for entry in content["images"] if entry["id"] in wanted]
-    objects = content["annotations"]
-    content["annotations"] = [entry for entry in objects if entry["image_id"] in wanted]
+    content, kept = _read(split.annotations), set(ids)
+    for name, key in (("images", "id"), ("annotations", "image_id")):
+        content[name] = [entry for entry in content[name] if entry[key] in kept]
     write_atomic(path, json.dumps(content))
-    return DetectionSplit(split.images, path, len(ids), split.usable & wanted)
+    return DetectionSplit(split.images, path, len(ids), split.usable & kept)
 
 
 def training_images(split: DetectionSplit, count: int, drawing: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""Shapes for detection: scenes of the built-in generator, with every object outlined, as COCO's.
+"""Shapes for detection: scenes of the built-in generator, with annotations in COCO's format.
 
-Five categories, a surface texture each; an outline goes with one category only. One to six objects
-an image, anywhere, so that they overlap: what is annotated of an object is what can be seen of it.
+Five categories, each a surface texture; an outline goes with one category only. One to six objects
+an image, anywhere, so that they overlap: the annotation of an object is its visible part.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from locbench.plugins.registry import DETECTION_SETS
 CHUNK_PIXELS = 64 * 32 * 32
 SPLITS = ("train", "test")
 CATEGORIES = SURFACES
-# A sliver of an object that shows between others is not something to be found.
-SMALLEST = 12.0  # square pixels
+SMALLEST = 12.0  # square pixels; a smaller visible part of an object is not annotated
 
 
 def draw_objects(count: int, stream: int) -> tuple[Scenes, np.ndarray]:
@@ -49,12 +48,12 @@ def visible(scenes: Scenes, image: int, side: int) -> list[list[list[float]]]:
     frame, outlines = box(0, 0, side, side), []
     for item in range(scenes.count[image]):
         outlines.append(Polygon(scenes.polygon(image, item) * side).buffer(0))
-    found = []
+    polygons = []
     for item, outline in enumerate(outlines):
-        seen = outline.intersection(frame) - union_all(outlines[item + 1 :])
-        parts = [part for whole in _polygons(seen) for part in _without_holes(whole)]
-        found.append([_flat(part) for part in parts if part.area >= 1])
-    return found
+        shown = outline.intersection(frame) - union_all(outlines[item + 1 :])
+        parts = [part for whole in _polygons(shown) for part in _without_holes(whole)]
+        polygons.append([_flat(part) for part in parts if part.area >= 1])
+    return polygons
 
 
 def _polygons(shape: Any) -> list[Any]:
