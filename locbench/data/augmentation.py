@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +24,7 @@ import torchvision.transforms.v2.functional as vision
 from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 
-from locbench.data.resample import Crops, chance, draw_crops, resample, uniform
+from locbench.data.resample import Crops, Samples, chance, draw_crops, resample, uniform
 from locbench.recipes.schema import Augmentation, ResizedCrop
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -35,8 +35,8 @@ CPU_CHUNK, DEVICE_CHUNK = 12 << 20, 256 << 20
 
 
 @dataclass(frozen=True)
-class Colour:
-    """Colour distortion and blur of n samples, on the CPU; indexing is along the samples."""
+class Colour(Samples):
+    """Colour distortion and blur of n samples, on the CPU."""
 
     jitter: Tensor  # bool [n]: whether the four operations run
     factors: Tensor  # float32 [n, 4]: of brightness, contrast, saturation; hue in turns
@@ -44,12 +44,6 @@ class Colour:
     grayscale: Tensor  # bool [n]
     blur: Tensor  # bool [n]
     sigma: Tensor  # float32 [n], in target pixels
-
-    def __len__(self) -> int:
-        return len(self.jitter)
-
-    def __getitem__(self, index: slice | Tensor) -> Colour:
-        return Colour(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def draw_colour(n: int, aug: Augmentation, generator: Generator) -> Colour:

@@ -16,24 +16,18 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from locbench.data.augmentation import Share, check_images, draw_share, reflect, resize, send
-from locbench.data.resample import chance
+from locbench.data.resample import Samples, chance
 from locbench.errors import UserError
 from locbench.recipes.schema import Crop, ResizedCrop
 
 
 @dataclass(frozen=True)
-class Shifts:
+class Shifts(Samples):
     """Crop positions in n padded images, in pixels, and flips; on the CPU."""
 
     top: Tensor  # int64 [n], 0 ... 2 * padding, as left
     left: Tensor
     flip: Tensor  # bool [n], left to right, after the crop
-
-    def __len__(self) -> int:
-        return len(self.top)
-
-    def __getitem__(self, index: slice) -> Shifts:
-        return Shifts(self.top[index], self.left[index], self.flip[index])
 
 
 @lru_cache(maxsize=32)

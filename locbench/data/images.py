@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from locbench.data.files import Files
 from locbench.errors import UserError
@@ -19,10 +19,6 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
            Image.DecompressionBombError)  # fmt: skip
 
 T = TypeVar("T")
-
-
-class DamagedImage(UserError):
-    """An image that does not decode."""
 
 
 def header(data: bytes) -> tuple[int, int]:
@@ -44,22 +40,17 @@ def decode(data: bytes, side: int, fast: bool = False) -> np.ndarray:
         # From P straight to RGB, Pillow complains of a palette with transparent entries.
         picture = image.convert("RGBA") if image.info.get("transparency") is not None else image
         picture = picture.convert("RGB")
-    if picture.size != (side, side):
-        width, height = picture.size
-        short = min(width, height)
-        left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-        picture = picture.resize((side, side), Image.Resampling.BICUBIC, box)
+    picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture).transpose(2, 0, 1)
 
 
 def guarded(files: Files, work: Callable[[bytes], T], index: int, data: bytes | None = None) -> T:
-    """`work` on the bytes of one image (read first, if not given); DamagedImage names the image."""
+    """`work` on the bytes of one image (read first, if not given); UserError if it is damaged."""
     try:
         return work(files.read(index) if data is None else data)
     except DAMAGED as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not an image, or empty" if unknown else " ".join(str(error).split())
-        raise DamagedImage(
+        raise UserError(
             f"{files.where(index)} does not decode ({reason}); replace or delete it"
         ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Generator, Tensor
@@ -28,20 +28,25 @@ class CropSettings(Protocol):
 
 
 @dataclass(frozen=True)
-class Crops:
-    """Crop boxes and flips of n samples, on the CPU; index it along the samples."""
+class Samples:
+    """Drawn parameters of n samples, tensors [n, ...]; indexing is along the samples."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, index: slice | Tensor) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Crops(Samples):
+    """Crop boxes and flips of n samples, on the CPU."""
 
     top: Tensor  # int64 [n], in source pixels, as left, height and width
     left: Tensor
     height: Tensor
     width: Tensor
     flip: Tensor  # bool [n], left to right, after the crop
-
-    def __len__(self) -> int:
-        return len(self.top)
-
-    def __getitem__(self, index: slice | Tensor) -> Crops:
-        return Crops(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:

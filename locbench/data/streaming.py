@@ -47,7 +47,7 @@ class StreamingSplit:
         self._ahead = (indices.tolist(), self._submit(indices.tolist()))
 
     def batch(self, indices: Tensor) -> Tensor:
-        """uint8 [B, 3, side, side] on the CPU; DamagedImage names an image that does not decode."""
+        """uint8 [B, 3, side, side] on the CPU; UserError names an image that does not decode."""
         if self._ahead is not None and self._ahead[0] == indices.tolist():
             futures, self._ahead = self._ahead[1], None
         else:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -232,14 +231,6 @@ class LinearProbe:
                 count += torch.stack([top[:, 0].sum(), top.sum()])
         return [tuple(row) for row in (100 * hits / len(targets)).tolist()]
 
-    def state(self) -> dict[str, Any]:
-        """All that `resume` needs to go on after an epoch."""
-        return {
-            "heads": self.heads.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": self.history,
-        }
-
     def resume(self, checkpoint: Path) -> None:
         """Go on from this checkpoint if there is one; UserError if it is not one of this probe."""
         state = load_shared(checkpoint)
@@ -265,9 +256,9 @@ class LinearProbe:
             self.resume(checkpoint)
         epochs = self.recipe.probe.epochs
         if self.features is None:
-            augment, data = self.recipe.probe.augment, self.data
-            train = None if augment else self._centre_features(data.train)
-            self.features = FrozenFeatures(train, self._centre_features(data.test))
+            draws_crops = self.recipe.probe.augment
+            train = None if draws_crops else self._centre_features(self.data.train)
+            self.features = FrozenFeatures(train, self._centre_features(self.data.test))
         cached, (test, targets) = self.features.train, self.features.test
         saved = time.monotonic()
         for epoch in range(len(self.history), epochs):
@@ -276,7 +267,9 @@ class LinearProbe:
             progress(epoch + 1, epochs, {"top1": self.history[-1][-1][0]})
             late = time.monotonic() - saved > SAVE_EVERY_S
             if checkpoint is not None and not rank() and late:
-                save_checkpoint(checkpoint, self.state())
+                optimizer = self.optimizer.state_dict()
+                state = {"heads": self.heads.state_dict(), "optimizer": optimizer}
+                save_checkpoint(checkpoint, state | {"history": self.history})
                 saved = time.monotonic()
         return [
             Accuracy(last=h[-1][0], best=max(score[0] for score in h), top5=h[-1][1])

@@ -11,7 +11,6 @@ from torch import nn
 
 import locbench.evaluation.audit as auditing
 from locbench.evaluation.audit import audit
-from locbench.plugins.entry import Entry
 from locbench.plugins.registry import RULES
 from locbench.recipes.schema import Network as Settings
 from locbench.rules.gim import gim
@@ -44,32 +43,15 @@ def borrow_next_stage(network):
 def borrow_unseen(network):
     """The same, held so that it is no part of the objective: no optimizer would be told."""
     first, *others = gim(network)
-    blocks = [network.blocks[b] for b in network.stages[1]]
+    stage = nn.Sequential(*(network.blocks[b] for b in network.stages[1]))
     upper = gim(network)[1].objective
-
-    def change(features):
-        for block in blocks:
-            features = block(features)
-        return features
-
-    return [Unit(first.start, first.stop, Wrapped(upper, change)), *others]
+    return [Unit(first.start, first.stop, Wrapped(upper, lambda x: stage(x))), *others]
 
 
 def dead(network):
     """Its first loss sees the features without their graph."""
     first, *others = gim(network)
     return [Unit(first.start, first.stop, Wrapped(first.objective, torch.detach)), *others]
-
-
-class Constant(nn.Module):
-    def forward(self, features, batch):
-        return features.new_zeros(()), {}
-
-
-def constant(network):
-    """A loss that depends on nothing at all."""
-    first, *others = gim(network)
-    return [Unit(first.start, first.stop, Constant()), *others]
 
 
 def dead_below(network):
@@ -132,28 +114,10 @@ class Counting(nn.Module):
         return (features * self.steps).square()
 
 
-class Followed(nn.Module):
-    """Features through statistics as at test time, which every step moves first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LazyBatchNorm2d(affine=False)
-
-    def forward(self, features):
-        self.norm.train()(features.detach())
-        return self.norm.eval()(features).square()
-
-
 def idle(network):
     """Its first unit trains nothing of the network."""
     first, *others = gim(network)
     return [replace(first, updates=frozenset()), *others]
-
-
-def parameterless(network):
-    """A network whose first block, a unit with the second, has nothing to be trained."""
-    network.blocks[0].requires_grad_(False)
-    return gim(network)
 
 
 class Weighted(nn.Module):
@@ -213,12 +177,6 @@ def test_ties_are_told_from_what_is_updated():
     assert all(unit.gradients[k + 1] > 0 for k, unit in enumerate(result.units[:2]))
 
 
-def test_settings_reach_the_rule():
-    options = {"rule_settings": {"decoder_blocks": 2}, "images": 3, "resolution": 16}
-    result = audit("gim", "shufflenet_v2_50", TINY, **options)
-    assert {unit.auxiliary for unit in result.units} == {"2 conv blocks + 2-layer MLP"}
-
-
 def test_a_loss_that_reaches_the_stage_above_is_found(audit_of):
     result = audit_of(borrow_next_stage)
     assert not result.holds
@@ -236,9 +194,8 @@ def test_a_leak_past_the_objectives_own_parameters_is_found(audit_of):
     assert not result.holds
 
 
-@pytest.mark.parametrize("rule", [dead, constant])
-def test_a_unit_without_a_gradient_is_found(audit_of, rule):
-    result = audit_of(rule)
+def test_a_unit_without_a_gradient_is_found(audit_of):
+    result = audit_of(dead)
     assert not result.holds
     assert result.units[0].gradients == (0, 0, 0, 0)
     assert list(result.units[0].gaps) == [0, 1]
@@ -262,24 +219,12 @@ def test_blocks_that_a_unit_must_not_update_are_told_from_the_others_of_a_stage(
     )
 
 
-CHANGES = {
-    "dropout": lambda: F.dropout,
-    "numbers of numpy": lambda: mixed,
-    "a buffer": Averaged,
-    "an attribute": Counting,
-    "statistics": Followed,
-}
+CHANGES = (lambda: F.dropout, lambda: mixed, Averaged, Counting)
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_what_an_objective_draws_and_keeps_is_the_same_on_both_sides(audit_of, change):
-    result = audit_of(wrapped(CHANGES[change]))
-    assert result.holds
-    assert result.engine_error < 1e-12
-
-
-def test_what_blocks_draw_is_the_same_on_both_sides(audit_of):
-    result = audit_of(dropping)
+@pytest.mark.parametrize("rule", [dropping, *map(wrapped, CHANGES)])
+def test_draws_and_state_are_the_same_on_both_sides(audit_of, rule):
+    result = audit_of(rule)
     assert result.holds
     assert result.engine_error < 1e-12
 
@@ -287,10 +232,6 @@ def test_what_blocks_draw_is_the_same_on_both_sides(audit_of):
 def test_a_unit_that_trains_no_block_does_not_hold(audit_of):
     first, *others = audit_of(idle).units
     assert not first.holds and all(unit.holds for unit in others)
-
-
-def test_a_block_without_parameters_needs_no_gradient(audit_of):
-    assert audit_of(parameterless).holds
 
 
 def test_a_gradient_that_is_no_number_does_not_hold(audit_of):
@@ -351,15 +292,6 @@ def test_the_parameter_that_the_engine_gets_wrong_is_named(rule, audit_of, monke
 
 
 def test_it_leaves_the_default_dtype_as_it_was(audit_of):
-    for rule in (gim, constant):
-        audit_of(rule)
-        assert torch.get_default_dtype() == torch.float32
     with pytest.raises(RuntimeError):
         audit_of(lambda network: torch.zeros(2).view(3))
     assert torch.get_default_dtype() == torch.float32
-
-
-def test_the_registry_is_what_it_audits(monkeypatch):
-    entry = Entry("borrowing", f"{__name__}:borrow_next_stage", "a wrong rule")
-    monkeypatch.setitem(RULES.entries, "borrowing", entry)
-    assert not audit("borrowing", "resnet50", TINY, images=3, resolution=16).holds

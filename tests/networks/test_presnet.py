@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from meta import meta_device, on_meta
 
-from locbench.evaluation.cost.operations import CONV_AND_LINEAR, multiply_adds_of_each, parameters
+from locbench.evaluation.cost.operations import (
+    CONV_AND_LINEAR,
+    operations_of_each,
+    parameters,
+    total,
+)
 from locbench.networks import Network
 from locbench.networks.presnet import Basic, Bottleneck, resized
 from locbench.paths import tables_dir
@@ -25,7 +30,7 @@ NORMS = (*CONV_AND_LINEAR, "batch_norm")
 def counted(name: str, operators: tuple[str, ...]) -> tuple[int, ...]:
     """Multiply-adds of every stage of the encoder, of one image of 224 pixels."""
     network = on_meta(name)
-    found = multiply_adds_of_each(network.blocks, IMAGE, operators)
+    found = [total(c, operators) for c, _ in operations_of_each(network.blocks, IMAGE)]
     return tuple(sum(found[k] for k in stage) for stage in network.stages)
 
 

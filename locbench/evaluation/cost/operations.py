@@ -48,16 +48,7 @@ def multiply_adds(
     Runs on the meta device, whatever device and precision the modules have; they are not changed
     or copied, and no random number is drawn.
     """
-    return sum(multiply_adds_of_each(modules, shape, operators))
-
-
-def multiply_adds_of_each(
-    modules: nn.Module | Iterable[nn.Module],
-    shape: Sequence[int],
-    operators: Collection[str] = CONV_AND_LINEAR,
-) -> list[int]:
-    """`multiply_adds`, for each module apart."""
-    return [total(counts, operators) for counts, _ in operations_of_each(modules, shape)]
+    return sum(total(counts, operators) for counts, _ in operations_of_each(modules, shape))
 
 
 def operations_of_each(
