@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from locbench.data import load_data
@@ -17,6 +18,17 @@ from locbench.errors import UserError
 def pixels(seed: int, width: int = 12, height: int = 12) -> np.ndarray:
     """Noise, uint8 [height, width, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """A generator of random numbers on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(n: int, height: int, width: int | None = None) -> torch.Tensor:
+    """Noise, uint8 [n, 3, height, width]; squares without a width."""
+    shape = (n, 3, height, width or height)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=seeded())
 
 
 def save(path: Path, image: Image.Image | np.ndarray) -> None:

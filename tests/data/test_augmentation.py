@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision.transforms.v2 as transforms
 import torchvision.transforms.v2.functional as vision
+from image_sets import noise, seeded
 from scipy import stats
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -52,14 +53,9 @@ EVERY = pytest.mark.parametrize(
 )
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def some_images(n: int, height: int, width: int | None = None) -> Tensor:
     """uint8 images with the cases that colour operations treat apart: greys, extremes, ties."""
-    shape = (n, 3, height, width or height)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=seeded())
+    images = noise(n, height, width)
     images[0, :, : height // 2] = images[0, :1, : height // 2]
     if n > 1:
         images[1] = torch.where(images[1] < 128, 0, 255)
@@ -160,11 +156,8 @@ def test_crops_are_distributed_as_torchvision():
     """In an image of 60 x 90."""
     ours = draw_crops(DRAWS, 60, 90, AUG, seeded(5))
     torch.manual_seed(6)
-    transform, image = (
-        transforms.RandomResizedCrop(32, AUG.area, AUG.aspect),
-        torch.zeros(3, 60, 90),
-    )
-    boxes = [transform.make_params([image]) for _ in range(DRAWS)]
+    transform = transforms.RandomResizedCrop(32, AUG.area, AUG.aspect)
+    boxes = [transform.make_params([torch.zeros(3, 60, 90)]) for _ in range(DRAWS)]
     theirs = {key: torch.tensor([box[key] for box in boxes]) for key in boxes[0]}
 
     def figures(top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> list[Tensor]:
@@ -199,10 +192,8 @@ def test_colours_are_distributed_as_torchvision():
     torch.manual_seed(9)
     strengths = (AUG.brightness, AUG.contrast, AUG.saturation, AUG.hue)
     jitter, blur = transforms.ColorJitter(*strengths), transforms.GaussianBlur(3, AUG.sigma)
-    theirs, ours = (
-        [jitter.make_params([]) for _ in range(DRAWS)],
-        draw_colour(DRAWS, AUG, seeded(10)),
-    )
+    theirs = [jitter.make_params([]) for _ in range(DRAWS)]
+    ours = draw_colour(DRAWS, AUG, seeded(10))
     names = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
     for operation, name in enumerate(names):
         sample = stats.ks_2samp(ours.factors[:, operation], [one[name] for one in theirs])
@@ -256,16 +247,6 @@ def test_a_share_of_a_batch_has_the_views_of_the_whole(augment):
     whole = augment.views(images, seeded(19)).unflatten(0, (-1, 9))
     share = augment.views(images[2:7], seeded(19), share=Share(2, 7, 9))
     assert_close(share, whole[:, 2:7].flatten(0, 1), atol=1e-6)
-
-
-@BOTH
-def test_given_crops_are_used(kind):
-    images, augment = some_images(4, 40), kind(AUG, 32)
-    params = augment.draw(4, 40, 40, seeded(20))
-    again = replace(AUG, area=(0.01, 0.02))
-    views = kind(again, 32).views(images, seeded(21), crops=params.crops)
-    colour = params.colour and draw_colour(8, AUG, seeded(21))
-    assert torch.equal(views, augment.apply(images, replace(params, colour=colour)))
 
 
 def test_chunks_change_nothing(monkeypatch):

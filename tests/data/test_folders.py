@@ -7,9 +7,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +15,12 @@ import torch
 from image_sets import checksum, complaint, make_folder, pack, pixels, save
 from PIL import Image
 
-from locbench.data import ImageData, cache, folders, load_data
+from locbench.data import cache, folders, load_data
 from locbench.data.fingerprint import fingerprint
 from locbench.data.images import decode
 from locbench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def assert_same_images(one: ImageData, other: ImageData) -> None:
-    assert one.checksum == other.checksum and one.classes == other.classes
-    for split in ("train", "test"):
-        a, b = getattr(one, split), getattr(other, split)
-        assert np.array_equal(a.images, b.images) and torch.equal(a.targets, b.targets)
 
 
 # --- layouts and pixels -------------------------------------------------------------------------
@@ -58,19 +48,23 @@ def test_folder(tmp_path: Path) -> None:
         data.train.images[0] = 0
 
 
-@pytest.mark.parametrize("suffix", ["", ".tar", ".tar.gz", ".tgz"])
-@pytest.mark.parametrize("test_split", ["val", "test"])
-@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize(
+    ("suffix", "test_split", "prefix"),
+    [("", "test", True), (".tar", "val", True), (".tar.gz", "test", False), (".tgz", "val", True)],
+)
 def test_every_layout_is_the_same_data(
     tmp_path: Path, own_cache: Path, suffix: str, test_split: str, prefix: bool
 ) -> None:
     root = make_folder(tmp_path / "set")
     plain = load_data("folder", 8, root)
     (root / "val").rename(root / test_split)
-    place = pack(root, tmp_path / "packed", suffix=suffix, prefix=prefix) if suffix else root
-    assert checksum(place) == plain.checksum
+    packed = pack(root, tmp_path / "packed", suffix=suffix, prefix=prefix) if suffix else root
+    assert checksum(packed) == plain.checksum
     shutil.rmtree(own_cache / "data")  # the first layout's entry would serve the other too
-    assert_same_images(load_data("folder", 8, place), plain)
+    data = load_data("folder", 8, packed)
+    assert data.checksum == plain.checksum and data.classes == plain.classes
+    for one, other in ((data.train, plain.train), (data.test, plain.test)):
+        assert np.array_equal(one.images, other.images) and torch.equal(one.targets, other.targets)
 
 
 def test_val_is_taken_where_test_is_there_too(tmp_path: Path) -> None:
@@ -83,16 +77,14 @@ def test_val_is_taken_where_test_is_there_too(tmp_path: Path) -> None:
 
 
 def test_named_folder_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_folder(tmp_path / "all" / "imagenette")
-    make_folder(tmp_path / "all" / "imagenet", train=1)
-    monkeypatch.setenv("LOCBENCH_DATA", str(tmp_path / "all"))
-    assert fingerprint("imagenette", 8)["train"] == 6
-    assert len(load_data("imagenet", 8).train) == 2
-    assert fingerprint("imagenette", 8, tmp_path / "all" / "imagenet")["train"] == 2
-    monkeypatch.delenv("LOCBENCH_DATA")
+    make_folder(tmp_path / "data" / "imagenette")
+    make_folder(tmp_path / "data" / "imagenet", train=1)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "all").rename(tmp_path / "data")
     assert fingerprint("imagenette", 8)["train"] == 6
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("LOCBENCH_DATA", str(tmp_path / "data"))
+    assert len(load_data("imagenet", 8).train) == 2
+    assert fingerprint("imagenette", 8, tmp_path / "data" / "imagenet")["train"] == 2
 
 
 def test_modes_become_rgb(tmp_path: Path) -> None:
@@ -292,29 +284,6 @@ def test_killed_while_decoding(tmp_path: Path, own_cache: Path) -> None:
     data = load_data("folder", 8, root)
     assert np.array_equal(data.train.images[0].transpose(1, 2, 0), pixels(0))
     assert not list((own_cache / "data").glob("*.part"))
-
-
-def test_one_builds_and_the_other_waits(capsys: pytest.CaptureFixture) -> None:
-    begun, built = threading.Event(), []
-
-    def build(builder: cache.Builder) -> dict:
-        builder.array("numbers", (3,), "int64")[:] = 7
-        built.append(threading.get_ident())
-        begun.set()
-        while "waiting for it" not in capsys.readouterr().err:
-            time.sleep(0.01)
-        return {"note": 1}
-
-    def second() -> cache.CacheEntry:
-        begun.wait()
-        return cache.cached("entry", {}, build)
-
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(cache.cached, "entry", {}, build), pool.submit(second)]
-        entries = [job.result() for job in jobs]
-    assert len(built) == 1
-    for entry in entries:
-        assert entry.arrays["numbers"].tolist() == [7, 7, 7] and entry.notes == {"note": 1}
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from locbench.data.scenes import (
 )
 from locbench.data.settings import DETECTION_SHAPES, ShapesSettings, shapes_checksum
 from locbench.data.shapes import shapes
-from locbench.errors import UserError
+from locbench.evaluation.downstream.shapes import area
 from locbench.plugins.registry import DATASETS
 
 SMALL = ShapesSettings(train=60, test=40)
@@ -60,12 +60,6 @@ def test_the_same_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = dataclasses.replace(DATASETS.entry("shapes"), version=before["version"] + 1)
     monkeypatch.setitem(DATASETS.entries, "shapes", entry)
     assert fingerprint("shapes", 8)["checksum"] != before["checksum"]
-
-
-def test_unknown_name() -> None:
-    for look in (load_data, fingerprint):
-        with pytest.raises(UserError, match="did you mean 'shapes'"):
-            look("shape", 8)
 
 
 def test_cached(own_cache: Path) -> None:
@@ -109,11 +103,6 @@ def test_every_kind_is_drawn_and_differs() -> None:
     assert len(np.unique(images.reshape(len(TEXTURES), -1), axis=0)) == len(TEXTURES)
 
 
-def shoelace(polygon: np.ndarray) -> float:
-    x, y = polygon.T
-    return 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
-
-
 @pytest.mark.parametrize("outline", range(len(OUTLINES)))
 def test_polygon_is_what_is_drawn(outline: int) -> None:
     scenes = draw_scenes(SMALL, 4, 0)
@@ -126,7 +115,7 @@ def test_polygon_is_what_is_drawn(outline: int) -> None:
     )
     for image, drawn in enumerate(label_map(scenes, 200) >= 2):
         polygon = scenes.polygon(image, 0, points=400)
-        assert shoelace(polygon) == pytest.approx(drawn.mean(), rel=0.03)
+        assert area(polygon.ravel()) == pytest.approx(drawn.mean(), rel=0.03)
         rows, columns = np.nonzero(drawn)
         for axis, places in ((0, columns), (1, rows)):
             low, high = places.min() / 200, (places.max() + 1) / 200
