@@ -24,10 +24,15 @@ def config_of(name: str, network: str = "resnet50", images: int = 1600, machine:
     recipe = load_joint("loco/imagenet", name, "paper")
     with meta_device():
         made = make_network(network, recipe.network, 1000, 224)
-    view = recipe.augmentation
-    statistics = (view.mean, view.std)
-    found = data(images)
-    return make_config(recipe.detection, made, found, statistics, 1, machine, Path("work"))
+    return make_config(
+        recipe.detection,
+        network=made,
+        data=data(images),
+        statistics=(recipe.augmentation.mean, recipe.augmentation.std),
+        seed=1,
+        machine=machine,
+        folder=Path("work"),
+    )
 
 
 def steps_of(config) -> tuple:
@@ -89,15 +94,6 @@ def test_the_pyramid_reads_the_taps(network, widths):
     assert model.rpn_head.anchor_generator.strides == [4, 8, 16, 32, 64]
     mean = [round(float(value), 3) for value in model.data_preprocessor.mean]
     assert mean == [123.675, 116.28, 103.53] and model.data_preprocessor.bgr_to_rgb
-
-
-def test_what_is_frozen():
-    frozen = {
-        n: load_joint("loco/imagenet", n, "paper").detection for n in ("loco/coco", "loco/coco10k")
-    }
-    assert frozen["loco/coco"].frozen == "all"
-    assert frozen["loco/coco10k"].frozen == "first" and not frozen["loco/coco10k"].fixed_norm
-    assert frozen["loco/coco10k"].splits == 5 and frozen["loco/coco10k"].train_images == 10000
 
 
 @pytest.mark.parametrize(

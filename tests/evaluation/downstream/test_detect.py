@@ -200,9 +200,14 @@ def test_adapter_and_mmdets_resnet_give_equal_losses(tmp_path):
     with detect.quiet():
         detect.register_all_modules(init_default_scope=True)
         config = detect.make_config(
-            recipe.detection, network, data, ((0.5,) * 3, (0.5,) * 3), 0, detect.Machine("cpu"),
-            tmp_path,
-        )  # fmt: skip
+            recipe.detection,
+            network=network,
+            data=data,
+            statistics=((0.5,) * 3, (0.5,) * 3),
+            seed=0,
+            machine=detect.Machine("cpu"),
+            folder=tmp_path,
+        )
         ours = MODELS.build(
             {**config.model, "backbone": {"type": "BlockBackbone", "network": network}}
         )
@@ -219,14 +224,8 @@ def test_adapter_and_mmdets_resnet_give_equal_losses(tmp_path):
         batch = model.data_preprocessor(a_batch(), True)
         with torch.no_grad():
             losses.append(model(**batch, mode="loss"))
-    flat = [
-        [
-            float(x)
-            for value in found.values()
-            for x in (value if isinstance(value, list) else [value])
-        ]
-        for found in losses
-    ]
+    flat = [torch.cat([torch.stack(list(v)).flatten() if isinstance(v, list) else v.flatten()
+                       for v in loss.values()]).tolist() for loss in losses]  # fmt: skip
     assert flat[0] == flat[1] and len(flat[0]) > 5
 
 

@@ -14,7 +14,7 @@ from locbench.evaluation.downstream import operators
 
 operators.install()
 
-from mmcv.ops import RoIAlign, batched_nms, nms, roi_align, soft_nms  # noqa: E402
+from mmcv.ops import RoIAlign, nms, roi_align, soft_nms  # noqa: E402
 
 
 def boxes_of(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -49,18 +49,6 @@ def test_nms(threshold: float, offset: int) -> None:
         wanted = plain_nms(boxes, scores, threshold, offset)
         assert kept.tolist() == wanted and len(wanted) < 50
         assert torch.equal(found, torch.cat((boxes, scores[:, None]), dim=1)[kept])
-
-
-def test_batched_nms_keeps_classes_apart() -> None:
-    boxes, scores = boxes_of(60, 1)
-    classes = torch.arange(60) % 3
-    _, kept = batched_nms(boxes, scores, classes, {"type": "nms", "iou_threshold": 0.5})
-    wanted = []
-    for name in range(3):
-        own = (classes == name).nonzero()[:, 0]
-        wanted += own[plain_nms(boxes[own], scores[own], 0.5, 0)].tolist()
-    assert sorted(kept.tolist()) == sorted(wanted)
-    assert scores[kept].tolist() == sorted(scores[kept].tolist(), reverse=True)
 
 
 @pytest.mark.parametrize(("aligned", "ratio"), list(itertools.product((True, False), (0, 2))))

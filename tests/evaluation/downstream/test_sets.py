@@ -140,13 +140,6 @@ def test_images_of_an_epoch_are_those_that_mmdet_trains_on(tmp_path, form):
     assert len(part) == 3 and part.usable == used & {1, 2, 3}
 
 
-def test_small_shapes_are_trained_on():
-    image = {"id": 7, "width": 24, "height": 24}
-    content = {"images": [image], "categories": [{"id": 1}]}
-    content["annotations"] = [{"image_id": 7, "category_id": 1, "iscrowd": 0}]
-    assert sets._usable(content, "shapes") == {7} and sets._usable(content, "coco") == set()
-
-
 def test_classes_are_in_the_order_of_mmdets_labels(tmp_path):
     folder = write(tmp_path / "coco", COCO.layouts[0])
     for _, file in COCO.layouts[0]:
@@ -179,18 +172,6 @@ def missing_annotations_of_a_slice(folder: Path) -> str:
     return rf"^{path} is missing: expected train2017/ .*; or images/ with annotations/instances_"
 
 
-def no_json(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    path.write_text("{")
-    return rf"{path} cannot be read as JSON"
-
-
-def no_coco(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    path.write_text('{"images": []}')
-    return rf"{path} is not in COCO's format: it needs the lists images, annotations, categories"
-
-
 def missing_image(folder: Path) -> str:
     (folder / "train2017/1.png").unlink()
     return rf"{folder}/train2017/1.png is missing, and 1 of the 3 images in .*train2017.json"
@@ -207,73 +188,24 @@ def other_categories(folder: Path) -> str:
     return "have different categories: 'zebra' is missing and 'horse' is there"
 
 
-def other_order(folder: Path) -> str:
-    path = folder / "annotations/instances_train2017.json"
-    change(path, lambda content: content["categories"].reverse())
-    return "have different categories: their order differs"
-
-
-def other_ids(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["categories"][2].update(id=90))
-    return r"instances_val2017.json number their categories differently: 'car' is 3 and 90"
-
-
 def not_cocos(folder: Path) -> str:
     write(folder, COCO.layouts[0], names=("cat", "dogs"))
     path = folder / "annotations/instances_train2017.json"
     return rf"{path} has other categories than coco: 'person' is missing and 'dogs' is there"
 
 
-def no_entry(folder: Path) -> str:
+def no_coco(folder: Path) -> str:
     path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["images"].insert(1, "0.png"))
-    return rf"{path} is not in COCO's format: images\[1\] is no object"
-
-
-def too_small(folder: Path) -> str:
-    path = folder / "annotations/instances_train2017.json"
-    change(path, lambda content: [entry.update(height=31) for entry in content["images"]])
-    return rf"{path} has no image to train on: none has objects and sides of at least 32 pixels"
-
-
-def no_segmentation(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["annotations"][0].update(segmentation=[]))
-    return rf"{path}: annotations\[0\]: segmentation must be polygons or a run-length code"
-
-
-def no_such_image(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["annotations"][0].update(image_id=77))
-    return rf"{path}: annotations\[0\]: image_id 77 is of no image"
-
-
-def no_name(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["images"][1].update(file_name=1))
-    return rf"{path}: images\[1\]: file_name must be text"
-
-
-def impossible_name(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["images"][1].update(file_name="a\0b"))
-    return r"is missing, and 1 of the 3 images in"
-
-
-def no_size(folder: Path) -> str:
-    path = folder / "annotations/instances_val2017.json"
-    change(path, lambda content: content["images"][1].update(width="40"))
-    return rf"{path}: images\[1\]: width and height must be above 0"
+    path.write_text('{"images": []}')
+    return rf"{path} is not in COCO's format: it needs the lists images, annotations, categories"
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [no_segmentation, no_such_image, no_name, impossible_name, no_size, missing_annotations,
-     missing_everything, missing_annotations_of_a_slice, no_json, no_coco, too_small,
-     missing_image, missing_folder, other_categories, other_order, other_ids, not_cocos, no_entry],
+    [missing_annotations, missing_everything, missing_annotations_of_a_slice, no_coco,
+     missing_image, missing_folder, other_categories, not_cocos],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
+def test_files_that_do_not_fit_are_named_in_one_line(tmp_path, spoil):
     words = spoil(write(tmp_path / "coco", COCO.layouts[0]))
     with pytest.raises(UserError, match=words) as error:
         COCO.load(tmp_path, 0)
@@ -281,15 +213,35 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil):
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "key"),
-    [("images", 2, "file_name"), ("annotations", 0, "bbox"), ("categories", 79, "name")],
+    ("edit", "words"),
+    [
+        (lambda c: c["images"].insert(1, "0.png"), r"images\[1\] is no object"),
+        (lambda c: c["annotations"][-1].pop("bbox"), r"annotations\[0\] has no 'bbox'$"),
+        (lambda c: c["images"][1].update(file_name=1), r"images\[1\]: file_name must be text"),
+        (lambda c: c["images"][1].update(file_name="a\0b"), "is missing, and 1 of the 3 images in"),
+        (lambda c: c["images"][1].update(width="40"), r"\[1\]: width and height must be above 0"),
+        (lambda c: c["annotations"][0].update(image_id=77), r"\[0\]: image_id 77 is of no image"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[]),
+            r"annotations\[0\]: segmentation must be polygons or a run-length code",
+        ),
+        (lambda c: c["categories"].reverse(), "different categories: their order differs"),
+        (
+            lambda c: c["categories"][2].update(id=90),
+            "number their categories differently: 'car' is 90 and 3",
+        ),
+        (
+            lambda c: [entry.update(height=31) for entry in c["images"]],
+            "has no image to train on: none has objects and sides of at least 32 pixels",
+        ),
+    ],
 )
-def test_an_entry_that_lacks_a_key_is_named(tmp_path, name, number, key):
+def test_entries_that_are_wrong_are_named_in_one_line(tmp_path, edit, words):
     path = write(tmp_path / "coco", COCO.layouts[0]) / "annotations/instances_train2017.json"
-    change(path, lambda content: content[name][-1].pop(key))
-    words = rf"^{path} is not in COCO's format: {name}\[{number}\] has no '{key}'$"
-    with pytest.raises(UserError, match=words):
+    change(path, edit)
+    with pytest.raises(UserError, match=words) as error:
         COCO.load(tmp_path, 0)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_cityscapes_that_is_not_converted(tmp_path):
@@ -335,19 +287,13 @@ def cut_short(folder: Path, patch: pytest.MonkeyPatch) -> str:
     return rf"^{path} cannot be read as an image"
 
 
-def no_folder(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    (folder / "annotations").touch()
-    path = folder / "annotations/instancesonly_filtered_gtFine_train.json"
-    return rf"^{path} cannot be written \(File exists\)"
-
-
 def no_file(folder: Path, patch: pytest.MonkeyPatch) -> str:
     path = folder / "annotations/instancesonly_filtered_gtFine_val.json"
     path.mkdir(parents=True)
     return rf"^{path} cannot be written \(Is a directory\)"
 
 
-@pytest.mark.parametrize("spoil", [no_extra, in_colour, cut_short, no_folder, no_file])
+@pytest.mark.parametrize("spoil", [no_extra, in_colour, cut_short, no_file])
 def test_what_keeps_cityscapes_from_being_converted(tmp_path, monkeypatch, spoil):
     ground_truth(tmp_path)
     with pytest.raises(UserError, match=spoil(tmp_path, monkeypatch)) as error:

@@ -28,9 +28,14 @@ def weights(recipe, network: str, classes: int, folder) -> dict[str, int]:
     with detect.quiet():
         detect.register_all_modules(init_default_scope=True)
         config = detect.make_config(
-            recipe.detection, encoder, data, ((0.5,) * 3, (0.5,) * 3), 0, detect.Machine("cpu"),
-            folder,
-        )  # fmt: skip
+            recipe.detection,
+            network=encoder,
+            data=data,
+            statistics=((0.5,) * 3, (0.5,) * 3),
+            seed=0,
+            machine=detect.Machine("cpu"),
+            folder=folder,
+        )
         backbone = {"type": "BlockBackbone", "network": encoder}
         model = detect.MODELS.build({**config.model, "backbone": backbone})
     return {key: value.numel() for key, value in model.state_dict().items()}
@@ -49,9 +54,9 @@ def test_disk_of_a_detector_is_that_of_the_one_mmdet_builds(
     data["classes"] = classes
     whole, disk = sum(found.values()), {}
     for frozen, optimizer in (("all", "sgd"), ("first", "sgd"), ("all", "adamw")):
-        asked = replace(recipe.detection, frozen=frozen, optimizer=optimizer)
+        detection = replace(recipe.detection, frozen=frozen, optimizer=optimizer)
         [spec] = detector_specs(
-            replace(recipe, detection=asked), UNTRAINED, network, seed=1, data=data
+            replace(recipe, detection=detection), UNTRAINED, network, seed=1, data=data
         )
         disk[frozen, optimizer] = guess = estimate(spec, [], build=True)
         kept = FLOAT_BYTES * whole + RECORD_BYTES
