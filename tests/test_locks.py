@@ -147,9 +147,6 @@ def test_ctrl_c_leaves_nothing(path):
         assert [left.name for left in path.parent.iterdir()] == ["one"]
 
 
-# --- hosts whose locks do not reach each other -----------------------------------------------
-
-
 def test_another_host_is_left_alone_while_its_heart_beats(path, elsewhere, capsys):
     assert holder(path) == Holder(
         "far", myself().boot, 7, json.loads(elsewhere.read_text())["since"]
@@ -198,9 +195,6 @@ def test_of_two_hosts_at_once_one_gets_it(path, elsewhere, monkeypatch):
     with pytest.raises(Busy, match="process 7 on far"), alone(path, "at it", wait=False):
         pytest.fail("two at once")
     assert json.loads(elsewhere.read_text())["host"] == "far"
-
-
-# --- what can be wrong with the files --------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", '{"colour": "red"}'])

@@ -102,9 +102,6 @@ def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
-# --- operations ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("large", [0, 10**9])  # crops one by one, or all together
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("height", "width", "side"), [(40, 56, 32), (20, 20, 32), (96, 128, 48)])
@@ -147,9 +144,6 @@ def test_views_equal_torchvision_sample_by_sample(kind, height, width, side):
     assert len(out) == n * params.views
     for i, view in enumerate(out):
         assert_close(view, reference_view(images[i % n], params, i, side), atol=1e-4)
-
-
-# --- draws --------------------------------------------------------------------------------------
 
 
 def test_crops_are_distributed_as_torchvision():
@@ -221,9 +215,6 @@ def test_parameters_of_a_sample_are_independent():
     drawn += [(crops.top + 0.5) / (65 - crops.height), (crops.left + 0.5) / (65 - crops.width)]
     correlation = torch.corrcoef(torch.stack([row.double() for row in drawn])).fill_diagonal_(0)
     assert correlation.abs().max() < 5 / math.sqrt(DRAWS)
-
-
-# --- views --------------------------------------------------------------------------------------
 
 
 def test_views_of_an_image_and_images_of_a_batch_differ():

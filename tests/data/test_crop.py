@@ -43,9 +43,6 @@ def reference(images: Tensor, shifts: Shifts, aug: Crop) -> Tensor:
     return torch.stack(views)
 
 
-# --- views --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
     ("aug", "side"),
@@ -86,9 +83,6 @@ def test_other_sizes_are_resized_first(aug, height, width):
     torch.testing.assert_close(augment.apply(images, shifts), expected, rtol=0, atol=1e-6)
 
 
-# --- draws --------------------------------------------------------------------------------------
-
-
 def test_places_are_uniform():
     shifts = CropAugmentation(Crop(padding=4), 32).draw(DRAWS, seeded(3))
     counts = torch.bincount(shifts.top * 9 + shifts.left, minlength=81)
@@ -109,9 +103,6 @@ def test_draws_are_independent():
     neighbours = [(values[:-1], values[1:]) for values in (top, left, flip)]  # one image, the next
     for one, two in ((top, left), (top, flip), (left, flip), *neighbours):
         assert stats.pearsonr(one, two).pvalue > LEAST_P
-
-
-# --- what cannot be, and the test transform -----------------------------------------------------
 
 
 def test_padding_that_cannot_be_reflected():

@@ -156,12 +156,6 @@ def test_a_damaged_table_is_read_afresh(tmp_path: Path, settled: None, own_cache
             assert fingerprint("folder", 8, root) == first
 
 
-def test_progress(tmp_path: Path) -> None:
-    steps = []
-    fingerprint("folder", 8, make_folder(tmp_path / "set"), progress=lambda *s: steps.append(s))
-    assert steps[0] == ("reading train", 1, 6) and steps[-1] == ("reading val", 4, 4)
-
-
 def test_names_that_are_no_text(tmp_path: Path, settled: None) -> None:
     root = make_folder(tmp_path / "set")
     before = checksum(root)

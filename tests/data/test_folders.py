@@ -23,9 +23,6 @@ from locbench.errors import UserError
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-# --- layouts and pixels -------------------------------------------------------------------------
-
-
 def test_folder(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "set")
     data = load_data("folder", 8, root)
@@ -132,9 +129,6 @@ def test_fast_decoding_is_close() -> None:
     assert abs(exact[0, 20, 0] - ramp[52]) <= 3 and abs(exact[0, 20, 39] - ramp[247]) <= 3
 
 
-# --- streaming ----------------------------------------------------------------------------------
-
-
 def test_streaming(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_folder(tmp_path / "set")
     plain = load_data("folder", 8, root)
@@ -165,9 +159,6 @@ def test_streaming_names_the_damaged_image(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"train/b/7\.png does not decode"):
         train.batch(torch.tensor([0, train.files.names.index("b/7.png")]))
     assert train.batch(torch.tensor([0, 1])).shape[0] == 2
-
-
-# --- what can be wrong --------------------------------------------------------------------------
 
 
 def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,9 +222,6 @@ def test_truncated_archive(tmp_path: Path, suffix: str) -> None:
     assert f"{path} is truncated or no tar archive" in complaint(packed)
     path.write_bytes(whole)
     assert len(load_data("folder", 8, packed).train) == 40
-
-
-# --- the cache of decoded images ----------------------------------------------------------------
 
 
 def test_the_same_images_under_other_class_names(tmp_path: Path) -> None:

@@ -116,9 +116,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
     return write
 
 
-# --- torchvision's files ------------------------------------------------------------------------
-
-
 def test_md5s_and_downloads_are_torchvisions(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -197,9 +194,6 @@ def test_class_names_beside_the_data(make: Callable[[str], Path]) -> None:
     assert f"{path} cannot be read" in complaint(root, "stl10")
 
 
-# --- what can be wrong --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_absent(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
@@ -226,9 +220,6 @@ def test_every_missing_or_damaged_file_is_named(name: str, make: Callable[[str],
             assert CALLS[name] in message
         (root / path).write_bytes(whole)
     assert len(load_data(name, 32, root).train) == 15
-
-
-# --- image folders in their place ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

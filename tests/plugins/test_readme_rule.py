@@ -108,30 +108,3 @@ def test_every_command_that_the_readme_names_takes_it(capsys, barlow, tiny, tmp_
     RULES.entries.pop("barlow")
     code, out, err = call(capsys, "probe", record["id"], *tiny[-2:], "--json")
     assert code == 0 and json.loads(out)["id"] == probed.id, err
-
-
-def test_a_stopped_run_goes_on_with_the_same_file_alone(capsys, barlow, tiny, monkeypatch):
-    from locbench.training import loop
-
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
-    pretrain = ["pretrain", "loco/imagenet", "--rule", barlow, "--network", "resnet50", *tiny]
-    pretrain += ["--set", "rule.width=16"]
-    step, steps = loop.Trainer.train_step, []
-
-    def counted(self):
-        if len(steps) == 3:
-            steps.append("stopped")
-            raise KeyboardInterrupt
-        steps.append(self.step)
-        step(self)
-
-    monkeypatch.setattr(loop.Trainer, "train_step", counted)
-    assert call(capsys, *pretrain)[0] == 130
-    code, _, err = call(capsys, *pretrain)
-    assert code == 0, err
-    total = max(step for step in steps if step != "stopped")
-    assert steps == [0, 1, 2, "stopped", *range(3, total + 1)], "it goes on, not again"
-    barlow.write_text(barlow.read_text() + "\n# changed\n")
-    code, _, err = call(capsys, *pretrain)
-    assert code == 0 and steps[total + 2 :] == list(range(total + 1)), "another file starts afresh"
-    assert len(Store(runs_dir()).ids()) == 2

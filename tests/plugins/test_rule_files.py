@@ -72,9 +72,6 @@ def fault(path):
     return str(caught.value)
 
 
-# --- which function --------------------------------------------------------------------------
-
-
 def test_a_file_tells_its_rule_without_being_run(write):
     path = write(f"raise SystemExit('run')\n{WHOLE}")
     assert rule_name(str(path)) == "mine"
@@ -149,9 +146,6 @@ def test_a_name_without_its_ending_is_seen(write, monkeypatch, tmp_path):
         rule_name("mine")
     with pytest.raises(UserError, match="did you mean 'loco'"):
         rule_name("locco")
-
-
-# --- what they return and raise --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,9 +226,6 @@ def test_errors_that_a_rule_has_no_part_in_stay_what_they_are(write):
     rule_name(str(write(WHOLE)))
     with pytest.raises(ZeroDivisionError), blamed("mine"):
         1 / 0  # noqa: B018
-
-
-# --- runs ------------------------------------------------------------------------------------
 
 
 def test_a_changed_file_makes_other_runs_and_each_can_be_probed(capsys, write, tiny):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from meta import on_meta
 from pairs import FAMILIES
 from torch import nn
 
@@ -53,10 +52,6 @@ def test_any_network_is_a_backbone(name: str) -> None:
     assert sizes == [network.sides()[tap] for tap in network.out_indices]
     for size, stride in zip(sizes, strides(network), strict=True):
         assert abs(size - 64 / stride) < 2 and isinstance(stride, int | float)
-
-
-def test_shufflenet_is_read_before_conv6() -> None:
-    assert widths(on_meta("shufflenet_v2_50")) == [244, 488, 976, 1952]
 
 
 @pytest.mark.parametrize(("frozen", "fixed"), [("all", True), ("first", True), ("first", False)])

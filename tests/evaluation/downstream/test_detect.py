@@ -176,20 +176,6 @@ def own_figures(data: DetectionSet, results: list, kind: str) -> list[float]:
     return judge.stats[:6].tolist()
 
 
-def test_pictures_show_what_is_there_and_what_is_found(data, trained, tmp_path):
-    from PIL import Image
-
-    trained.draw(tmp_path / "pictures", count=2)
-    found = sorted((tmp_path / "pictures").iterdir())
-    assert [path.suffix for path in found] == [".png", ".png"]
-    with Image.open(found[0]) as image:
-        left = np.asarray(image)[:, :320]
-        assert image.size == (2 * 320 + 8, 320)
-    with Image.open(data.test.images / found[0].name) as image:
-        plain = np.asarray(image.convert("RGB")).repeat(5, axis=0).repeat(5, axis=1)
-    assert 0.02 < (left != plain).any(axis=2).mean() < 0.9
-
-
 @pytest.mark.full
 def test_adapter_and_mmdets_resnet_give_equal_losses(tmp_path):
     from mmdet.registry import MODELS

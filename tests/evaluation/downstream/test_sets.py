@@ -287,13 +287,7 @@ def cut_short(folder: Path, patch: pytest.MonkeyPatch) -> str:
     return rf"^{path} cannot be read as an image"
 
 
-def no_file(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    path = folder / "annotations/instancesonly_filtered_gtFine_val.json"
-    path.mkdir(parents=True)
-    return rf"^{path} cannot be written \(Is a directory\)"
-
-
-@pytest.mark.parametrize("spoil", [no_extra, in_colour, cut_short, no_file])
+@pytest.mark.parametrize("spoil", [no_extra, in_colour, cut_short])
 def test_what_keeps_cityscapes_from_being_converted(tmp_path, monkeypatch, spoil):
     ground_truth(tmp_path)
     with pytest.raises(UserError, match=spoil(tmp_path, monkeypatch)) as error:
