@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -205,13 +204,6 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager:
-    """Switches autocast off, which would round the matrix products; not on the meta device."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
 def _normalise_(planes: Iterable[Tensor], aug: Augmentation | ResizedCrop) -> None:
     for plane, mean, std in zip(planes, aug.mean, aug.std, strict=True):
         plane.sub_(mean).mul_(1 / std)
@@ -250,7 +242,9 @@ def render(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty((total, 3, side, side), device=device, memory_format=layout)
     size = _chunk(height, width, side, device)
-    with _full_precision(device):
+    # Autocast would round the matrix products; the meta device knows none.
+    device_type = "cpu" if device.type == "meta" else device.type
+    with torch.autocast(device_type, enabled=False):
         for part in (slice(start, start + size) for start in range(0, total, size)):
             index, boxes = rows[part] % len(images), numbers[:5, part]
             x = resample(images, index, crops[part], boxes, side, aug.interpolation)

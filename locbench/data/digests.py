@@ -114,7 +114,7 @@ def folder_digests(
     should be; `notes` are kept in the table. UserError for a file or a cache that does not work.
     """
     table = remembered(files.container, label=label)
-    if table is not None and table.notes == (notes or {}) and _are_equal(table.files, files):
+    if table is not None and table.notes == (notes or {}) and table.files == files:
         return _rows(table.digests)
     with _reading_alone(files.container, label):
         # What another process, or a look that was broken off, has read already.
@@ -205,10 +205,6 @@ def _recall(files: Files, table: Table | None) -> tuple[list[bytes], array[int]]
             digests[row] = table.digests[BYTES * old : BYTES * (old + 1)]
             trusted[3 * row : 3 * row + 3] = numbers
     return digests, trusted
-
-
-def _are_equal(one: Files, other: Files) -> bool:
-    return one.numbers == other.numbers and one.names == other.names
 
 
 def _rows(digests: bytes) -> list[bytes]:

@@ -17,7 +17,7 @@ from locbench.data import ImageData, Progress, memory_mapped
 from locbench.data.cache import Builder, CacheEntry, cached, has_entry
 from locbench.data.files import Files, each
 from locbench.data.images import decode, guarded, header
-from locbench.data.listing import Listing, class_indices
+from locbench.data.listing import Listing, class_indices, read_listing
 from locbench.data.locate import ImageFolder, find_source
 from locbench.errors import UserError
 
@@ -94,7 +94,7 @@ def _streamed(listing: Listing) -> tuple[Any, Any]:
 
 def load_folder(source: ImageFolder, progress: Progress | None = None) -> ImageData:
     """The images of a source, decoded or streamed. Raises UserError: see `load_data`."""
-    listing = source.listing(progress=progress)
+    listing = read_listing(source.train, source.test, progress=progress)
     entry = _decoded(listing, progress)
     if entry is None:
         train, test = _streamed(listing)

@@ -14,7 +14,6 @@ from locbench.data.digests import checksum_of, folder_digests
 from locbench.data.files import folder_files
 from locbench.data.listing import (
     LAYOUT,
-    Listing,
     data_root,
     existing_root,
     find_containers,
@@ -38,13 +37,9 @@ class ImageFolder:
     train: Path
     test: Path
 
-    def listing(self, *, progress: Progress | None = None) -> Listing:
-        """All images; those that are not remembered are read (see `digests`)."""
-        return read_listing(self.train, self.test, progress=progress)
-
     def summary(self, *, progress: Progress | None = None) -> dict[str, Any]:
         """checksum, classes, train and test (numbers)."""
-        listing = self.listing(progress=progress)
+        listing = read_listing(self.train, self.test, progress=progress)
         counts = {"train": len(listing.train), "test": len(listing.test)}
         return {"checksum": listing.checksum, "classes": len(listing.classes), **counts}
 
@@ -88,16 +83,12 @@ class OfficialFiles:
     def _verify(self, index: int) -> None:
         path, published = list(self.official.files.items())[index]
         with (self.folder / path).open("rb") as file:
-            md5 = hashlib.file_digest(file, _md5).hexdigest()
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if md5 != published:
             raise UserError(
                 f"{self.folder / path} is damaged or another file (md5 {md5}, published is "
                 f"{published}); {self.again}"
             )
-
-
-def _md5() -> Any:
-    return hashlib.md5(usedforsecurity=False)
 
 
 def find_source(name: str, root: Path | None) -> ImageFolder | OfficialFiles:

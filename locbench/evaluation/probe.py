@@ -151,12 +151,8 @@ class LinearProbe:
             nn.init.zeros_(head.bias)
         self.heads.to(device)
         probe = recipe.probe
-        self.optimizer = torch.optim.SGD(
-            self.heads.parameters(),
-            lr=probe.lr,
-            momentum=probe.momentum,
-            weight_decay=probe.weight_decay,
-        )
+        settings = {"momentum": probe.momentum, "weight_decay": probe.weight_decay}
+        self.optimizer = torch.optim.SGD(self.heads.parameters(), lr=probe.lr, **settings)
         self.augment = one_view(recipe.augmentation, recipe.data.resolution)
         self.history: list[list[tuple[float, float]]] = []  # [epoch][block] -> top-1, top-5
         self.features: FrozenFeatures | None = None

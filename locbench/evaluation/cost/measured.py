@@ -209,7 +209,8 @@ def in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
 
     RunFailed where memory ran out, and where that process was killed.
     """
-    context = _context()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, work, arguments), daemon=True)
     process.start()
@@ -229,14 +230,6 @@ def in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
     if not succeeded:
         raise result
     return result
-
-
-def _context() -> Any:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

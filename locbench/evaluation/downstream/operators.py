@@ -77,12 +77,7 @@ AVERAGE = 1  # mmcv's pool_mode; 0 is the maximum
 
 
 def roi_align_forward(
-    features: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    **settings: Any,
+    features: Tensor, rois: Tensor, output: Tensor, *_argmax: Tensor, **settings: Any
 ) -> None:
     """RoIAlign by averages, into `output` [K, C, aligned_height, aligned_width].
 
@@ -94,12 +89,7 @@ def roi_align_forward(
 
 
 def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    **settings: Any,
+    grad_output: Tensor, rois: Tensor, _y: Tensor, _x: Tensor, grad_input: Tensor, **settings: Any
 ) -> None:
     """The gradient of `roi_align_forward` by its features, added to `grad_input`."""
     size, scale, ratio, aligned = _by_averages(**settings)

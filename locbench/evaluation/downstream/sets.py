@@ -321,14 +321,10 @@ COCO = Published(
     categories.COCO,
     _coco_missing,
 )
+_FILE = "annotations/instancesonly_filtered_gtFine"
 CITYSCAPES = Published(
     "cityscapes",
-    (
-        (
-            ("leftImg8bit/train", "annotations/instancesonly_filtered_gtFine_train.json"),
-            ("leftImg8bit/val", "annotations/instancesonly_filtered_gtFine_val.json"),
-        ),
-    ),
+    ((("leftImg8bit/train", f"{_FILE}_train.json"), ("leftImg8bit/val", f"{_FILE}_val.json")),),
     categories.CITYSCAPES,
     _cityscapes_missing,
 )
