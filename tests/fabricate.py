@@ -45,7 +45,7 @@ def record(spec: RunSpec, score: Callable[[RunSpec], float] = top1, **changes) -
         rule={"name": spec.rule, "settings": dict(spec.recipe.rule), "version": 1},
         network={"name": spec.network, **spec.recipe.as_dict()["network"], "version": 1},
         data={
-            "name": spec.data["name"],
+            **{key: spec.data[key] for key in ("name", "version", "checksum", "classes")},
             "train_images": spec.data["train"],
             "test_images": spec.data["test"],
             "resolution": spec.recipe.data.resolution,

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locbench.cli.progress import say, terminal, watching
+from locbench.cli.progress import say, watching
 from locbench.data.fingerprint import fingerprint
 from locbench.distributed import group as processes
 from locbench.errors import UserError
 from locbench.locks import alone, holder
 from locbench.plugins.entry import FILE
-from locbench.plugins.registry import KINDS, NETWORKS, RULES
+from locbench.plugins.registry import KINDS, NETWORKS
 from locbench.plugins.rule_files import known_from, rule_names
 from locbench.recipes.load import load_recipe, with_overrides
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Network
 from locbench.recipes.validation import parse_overrides
-from locbench.report.baselines import margin_lines, margins
-from locbench.report.formats import render as render_report
-from locbench.report.frame import claim_values, frame
-from locbench.report.layout import JudgedClaim, Report
+from locbench.report.formats import render as render
+from locbench.report.grid import Column, columns, print_grid
 from locbench.runs.context import Context
 from locbench.runs.estimate import Estimate, duration, estimate, known_records, size, total
 from locbench.runs.executor import carry_out, failure, to_run
@@ -33,10 +31,7 @@ from locbench.runs.spec import FIRST_SEED, RunSpec, encoder_file, spec_of, train
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
-
-    from locbench.published.load import Table
 
 ENCODER_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -124,62 +119,6 @@ def run(specs: Sequence[RunSpec], store: Store, data_root: Path | None, device: 
         return carry_out(specs, Context(store, device, data_root), watch)
 
 
-def render(plan: Plan, store: Store, format: str) -> str:
-    """The table with verdicts and claims, then what is shown beside it (baselines, ours)."""
-    table, cells = plan.table, frame(plan, store)
-    claims = judged_claims(plan, cells)
-    fills = [planned.cell.fill or {} for planned in plan.cells]
-    # Contrastive rules have decoders, supervised ones auxiliary networks.
-    supervised = any(fill.get("evaluation") == "train" for fill in fills)
-    word = "auxiliary network" if supervised else "decoder"
-    whole = Report(table.name, table.title, cells, table.label_names, claims=claims)
-    whole = replace(whole, footnotes=further_notes(plan), auxiliary=word)
-    if format in ("csv", "json"):
-        return render_report(whole, format)
-    first = {p.cell.column.label for p in plan.cells if not p.later}
-    later = dict.fromkeys(p.cell.column.label for p in plan.cells if p.later)
-    if later:
-        later = [label for label in later if label not in first] or ["further rows"]
-        note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(later)}."
-        whole = replace(whole, footnotes=[*whole.footnotes, note])
-    # Without a place in the table, what was left out is not shown at all.
-    empty = zip(cells["beside"] & cells["measured"].isna(), plan.cells, strict=True)
-    kept = [not (nothing and planned.later) for nothing, planned in empty]
-    cells, beside = cells[kept], cells["beside"][kept]
-    console = terminal() if format == "rich" else None
-    parts = [replace(whole, frame=cells[~beside])] if not beside.all() else []
-    if beside.any():
-        name, title = f"{table.name}/beside", "Baselines and our own columns"
-        labels, notes = _labels(table, cells[beside]), margin_lines(margins(plan, store))
-        rest = Report(name, title, cells[beside], labels, footnotes=notes, named=True)
-        said = {note for part in parts for note in part.notes()}
-        rest = replace(rest, quiet=said >= set(rest.notes()) - set(notes))
-        parts.append(rest)
-    return "\n".join(render_report(part, format, console) for part in parts)
-
-
-def further_notes(plan: Plan) -> list[str]:
-    """Where the rules of further rows are from, a line each."""
-    names = dict.fromkeys(p.cell.fill["rule"] for p in plan.cells if p.cell.row.added)
-    return [f"Rule {RULES.entry(name).described}: not in the paper." for name in names]
-
-
-def _labels(table: Table, cells: pd.DataFrame) -> list[str]:
-    """Method and network, where they tell the rows apart; else all labels of the table."""
-    few = [name for name in table.label_names if name in ("method", "network")]
-    rows = len(cells.groupby([*table.label_names, "column"], dropna=False))
-    told = few and len(cells.groupby([*few, "column"], dropna=False)) == rows
-    return few if told else list(table.label_names)
-
-
-def judged_claims(plan: Plan, cells: pd.DataFrame) -> list[JudgedClaim]:
-    """Each claim with its outcome on what was measured."""
-    values = claim_values(plan, cells)
-    asked = {planned.cell.key for planned in plan.cells if not (planned.later or planned.baseline)}
-    results = [(claim, claim.judge(values, asked)) for claim in plan.table.claims]
-    return [JudgedClaim(claim.text, r.holds, r.detail) for claim, r in results]
-
-
 def plan_training(
     recipe: Recipe,
     rule: str,
@@ -256,24 +195,23 @@ def run_with_parents(spec: RunSpec, store: Store, data_root: Path | None, device
 
 def print_record(record: Record, store: Store, console: Console) -> None:
     """A finished run for a person: what it measured, what it cost, where it lies."""
-    from rich.table import Table
     from rich.text import Text
 
     outcome = KINDS.get(record.kind).outcome(record)
     console.print(Text(record.id, style="bold"), record.status, outcome, sep="  ")
-    grid = Table.grid(padding=(0, 2))
+    rows = []
     scores = {int(block): score for block, score in record.per_block.items()}
     for unit in record.units:
         loss = record.metrics[f"loss of {unit['name']}"]["last"]
         score = scores.pop(unit["stop"] - 1, None)
         accuracy = "" if score is None else f"top-1 {score['top1']:.1f} %"
-        grid.add_row(unit["name"], unit["auxiliary"], f"loss {loss:.3f}", accuracy)
+        rows.append((unit["name"], unit["auxiliary"], f"loss {loss:.3f}", accuracy))
     for block, score in scores.items():
         accuracy = f"top-1 {score['top1']:.1f} % (best {score['top1_best']:.1f})"
-        grid.add_row(f"block {block + 1}", f"stage {score['stage']}", accuracy)
+        rows.append((f"block {block + 1}", f"stage {score['stage']}", accuracy, ""))
     for key, value in record.cost.items():
-        grid.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:g}")
-    console.print(grid)
+        rows.append((key, f"{value:,}" if isinstance(value, int) else f"{value:g}", "", ""))
+    print_grid(columns([""] * 4, rows, words=range(4)), console)
     console.print(Text(str(store.folder(record.id)), style="dim"), soft_wrap=True)
 
 
@@ -296,20 +234,17 @@ def audit_report(
         # JSON has no word for what is not finite.
         console.print_json(data=json.loads(text, parse_constant=lambda word: None))
         return result.holds
-    from rich import box
-    from rich.table import Table
-
-    stages = len(result.units[0].gradients)
-    shown = Table(
-        "unit", "auxiliary network", *(f"stage {k + 1}" for k in range(stages)), "holds",
-        title=f"{rule} on {network}: largest gradient of each unit's loss, by plain autograd",
-        title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-    )  # fmt: skip
+    stages = range(1, 1 + len(result.units[0].gradients))
+    heads = ["unit", "auxiliary network", *(f"stage {k}" for k in stages)]
+    rows = []
     for unit in result.units:
         pairs = zip(unit.gradients, unit.tied, strict=True)
         cells = [f"{g:.2e}{' tied' if t else ''}" if g else "0" for g, t in pairs]
-        shown.add_row(unit.unit, unit.auxiliary, *cells, "yes" if unit.holds else "[red]NO[/red]")
-    console.print(shown)
+        rows.append((unit.unit, unit.auxiliary, *cells))
+    holds = ["yes" if unit.holds else "NO" for unit in result.units]
+    last = Column("holds", holds, styles=["" if unit.holds else "red" for unit in result.units])
+    title = f"{rule} on {network}: largest gradient of each unit's loss, by plain autograd"
+    print_grid([*columns(heads, rows, words=(0, 1)), last], console, title=title)
     if any(any(unit.tied) for unit in result.units):
         console.print("tied: a penalty reaches these blocks, which another unit updates as well.")
     for unit in result.units:

@@ -17,6 +17,7 @@ from locbench.plugins.registry import KINDS
 from locbench.published.load import load_table, readable_tables, resolve_name
 from locbench.published.table import Table
 from locbench.report import check as checks
+from locbench.report.grid import columns, print_grid
 from locbench.runs.plan import Options, Plan, make_plan
 from locbench.runs.record import Record, summarize
 from locbench.runs.spec import RunSpec, unique
@@ -275,24 +276,16 @@ def _all(records: list[Record | None], metric: str) -> tuple[float | None, float
 
 
 def _print_diff(title: str, lines: list[Line], out: Console) -> None:
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(
-        "run", "metric", title=f"{title}: measured here against results/", title_justify="left",
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-    )  # fmt: skip
     several = any(line.n > 1 or line.reference_n > 1 for line in lines)
-    for head in ("here", "reference"):
-        shown.add_column(f"{head} ± sd (n)" if several else head, justify="right")
-    shown.add_column("difference", justify="right")
+    sides = [f"{side} ± sd (n)" if several else side for side in ("here", "reference")]
+    rows = []
     for x in lines:
         here, there = x.here, x.reference
         change = "" if here is None or there is None else f"{here - there:+.2f}"
-        sides = ((here, x.spread, x.n), (there, x.reference_spread, x.reference_n))
-        values = [_summary(*side, several) for side in sides]
-        shown.add_row(x.run, x.metric, *values, change)
-    out.print(shown)
+        both = ((here, x.spread, x.n), (there, x.reference_spread, x.reference_n))
+        rows.append((x.run, x.metric, *(_summary(*side, several) for side in both), change))
+    shown = columns(["run", "metric", *sides, "difference"], rows, words=(0, 1))
+    print_grid(shown, out, title=f"{title}: measured here against results/")
 
 
 def _summary(mean: float | None, spread: float | None, n: int, several: bool) -> str:

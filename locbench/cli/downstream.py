@@ -17,6 +17,7 @@ from locbench.published.load import readable_tables
 from locbench.published.table import Cell, Table
 from locbench.recipes.load import load_joint
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
+from locbench.report.grid import columns, print_grid
 from locbench.runs.executor import failure
 from locbench.runs.kinds.detect import detector_specs, pretraining_spec
 from locbench.runs.plan import Options, Planner
@@ -222,24 +223,19 @@ def carry_out(
 
 
 def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Console) -> None:
-    from rich import box
-    from rich.table import Table as Grid
     from rich.text import Text
 
-    heads = ["AP", *(figure.strip("_") for figure in FIGURES[1:])]
-    grid = Grid("backbone", "AP [%] of", *heads, box=box.SIMPLE_HEAD, show_edge=False)
-    grid.columns[0].no_wrap = True
-    for column in grid.columns[2:]:
-        column.justify = "right"
+    heads = ["backbone", "AP [%] of", "AP", *(figure.strip("_") for figure in FIGURES[1:])]
+    rows: list[tuple[str, ...]] = []
     for backbone in _backbones(plan, records):
         for spec, record in backbone.done:
-            _add(grid, backbone.name + backbone.which(spec), _values([record]))
+            rows += _rows(backbone.name + backbone.which(spec), _values([record]))
         if len(backbone.done) > 1:
             done, asked = len(backbone.done), len(backbone.specs)
             of = f"{done}" + (f" of {asked}" if done < asked else "")
-            _add(grid, f"{backbone.name} mean ± sd of {of}", backbone.values)
+            rows += _rows(f"{backbone.name} mean ± sd of {of}", backbone.values)
     out.print(Text(plan.specs[0].of.describe(plan.specs[0]), style="bold"))
-    out.print(grid)
+    print_grid(columns(heads, rows, words=(0, 1)), out)
     for line in plan.published:
         out.print(Text(line))
     for id in records:
@@ -300,15 +296,17 @@ def _values(records: list[Record]) -> dict[str, list[float]]:
     return {n: [r.metrics[n]["last"] for r in records if n in r.metrics] for n in names}
 
 
-def _add(grid: Any, title: str, values: dict[str, list[float]]) -> None:
-    """A line for boxes and one for masks: a run's figures, or mean and spread of several."""
+def _rows(title: str, values: dict[str, list[float]]) -> list[tuple[str, ...]]:
+    """A row for boxes and one for masks: a run's figures, or mean and spread of several."""
+    rows = []
     for what, words in (("box", title), ("mask", "")):
         texts = []
         for figure in FIGURES:
             mean, spread, n = summarize(values[f"ap_{what}{figure}"])
             text = f"{mean:.1f}" if n else ""
             texts.append(text if spread is None else f"{text} ± {spread:.1f}")
-        grid.add_row(words, {"box": "boxes", "mask": "masks"}[what], *texts)
+        rows.append((words, {"box": "boxes", "mask": "masks"}[what], *texts))
+    return rows
 
 
 def _cells(data: str, rule: str, network: str) -> Iterator[tuple[Table, Cell]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from locbench.published.load import Table, layout, legend, load_table, table_nam
 from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Detection
-from locbench.report.check import reference_store
+from locbench.report.check import any_precision, reference_store
+from locbench.report.grid import columns, print_grid
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
@@ -24,7 +26,7 @@ Listing = tuple[str, list[str], list[list[Any]]]
 
 
 def _tables(store: Store) -> Listing:
-    rows = []
+    rows, committed = [], set(any_precision(reference_store().readable()).values())
     for name in table_names():
         try:
             table = load_table(name)
@@ -33,27 +35,30 @@ def _tables(store: Store) -> Listing:
             continue
         inside = [cell for cell in table.cells() if cell.inside]
         here = sum(cell.fill is not None for cell in inside)
-        filled = {scale: _filled(table, scale, store) for scale in ("smoke", "small")}
+        filled = {scale: _filled(table, scale, store, committed) for scale in ("smoke", "small")}
         records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
         rows.append([name, table.title, len(inside), here, records])
     return "Published tables", ["table", "title", "cells", "can run", "records"], rows
 
 
-def _filled(table: Table, scale: str, store: Store) -> int:
-    """Cells of the table that have a record, here or among the committed results."""
-    if all(cell.fill is None for cell in table.cells()):
-        return 0
-    have = {record.id for record in store.readable() if record.status == "done"}
-    have |= set(reference_store().ids())
+def _filled(table: Table, scale: str, store: Store, committed: set[str]) -> int:
+    """Cells of the table that have a record: here, or committed in whatever precision."""
     try:
         plan = make_plan(table, Options(scale))
     except UserError:  # data of this scale is not here, so nothing can be told
         return 0
     return sum(
-        any(spec.id in have for spec in planned.specs)
+        any(spec.any_precision in committed or _done(spec.id, store) for spec in planned.specs)
         for planned in plan.cells
         if planned.cell.inside and not planned.baseline
     )
+
+
+def _done(id: str, store: Store) -> bool:
+    with suppress(UserError):  # of a broken one
+        record = store.load(id)
+        return record is not None and record.status == "done"
+    return False
 
 
 def _recipes(store: Store) -> Listing:
@@ -132,40 +137,32 @@ def listing(what: str, store: Store) -> Listing:
     return LISTINGS[what](store)
 
 
-def print_listing(found: Listing, console: Console) -> None:
-    """Print a listing for a person."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    title, columns, rows = found
+def print_listing(listing: Listing, console: Console) -> None:
+    """Print a listing for a person; a column that is empty in every row is left out."""
+    title, heads, rows = listing
     if not rows:
         console.print(f"{title}: none yet", markup=False)
         return
-    shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False)
-    for k, name in enumerate(columns):
-        numeric = all(isinstance(row[k], int) or row[k] == "" for row in rows)
-        shown.add_column(name, justify="right" if numeric else "left", no_wrap=k == 0)
-    for row in rows:
-        shown.add_row(*(Text(str(value)) for value in row))
-    console.print(shown)
+    numeric = {k for k in range(len(heads)) if all(isinstance(r[k], int) or not r[k] for r in rows)}
+    words = [k for k in range(len(heads)) if k not in numeric]
+    shown = [column for column in columns(heads, rows, words=words) if any(column.cells)]
+    print_grid(shown, console, title=title)
 
 
 def published_table(table: Table, console: Console) -> None:
     """Print a published table with its caption, legend, notes, and claims judged on print."""
-    from rich import box
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    headers, rows = layout(table)
-    title = Text(f"{table.name}  {table.title}", style="bold")
-    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for k, header in enumerate(headers):
-        numeric = k >= len(table.label_names)
-        justify = "right" if numeric else "left"
-        shown.add_column(Text(header), justify=justify, overflow="fold", no_wrap=False)
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    console.print(title, Text(table.caption), shown, "", sep="\n")
+    heads, rows = layout(table)
+    labels = len(table.label_names)
+    texts = [
+        k
+        for k, column in enumerate(table.columns, start=labels)
+        if any(isinstance(p.value, str) for r in table.rows if (p := r.published.get(column.key)))
+    ]
+    console.print(Text(f"{table.name}  {table.title}", style="bold"), Text(table.caption), sep="\n")
+    print_grid(columns(heads, rows, words=(*range(labels), *texts)), console)
+    console.print()
     for line in (table.source, *legend(table)):
         console.print(Text(line, style="dim"))
     for note in table.notes:

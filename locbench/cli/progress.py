@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,18 +18,13 @@ from rich.progress import (
 )
 
 from locbench.distributed import group as processes
+from locbench.report.grid import terminal
 
 if TYPE_CHECKING:
     from locbench.runs.record import Record
     from locbench.runs.spec import RunSpec
 
 Update = Callable[[int, int, dict[str, float]], None]
-
-
-def terminal(stderr: bool = False) -> Console:
-    """A console of the terminal's width, 80 at least; it has colours only on a terminal."""
-    width = shutil.get_terminal_size((100, 24)).columns
-    return Console(stderr=stderr, width=max(80, width), highlight=False)
 
 
 MOST_LOSSES = 4

@@ -1,4 +1,4 @@
-"""Tensors of several processes that train together; with one process all of it does nothing.
+"""Collectives: sums and gathers of tensors over processes that train together; none with one.
 
 A step's loss is a sum over its images, and every process has a share of them: gradients, losses
 and figures are summed over processes, each weighted before by its share.
@@ -31,10 +31,10 @@ def all_reduce(tensor: Tensor) -> Tensor:
 
 def all_gather(tensor: Tensor) -> Tensor:
     """The tensors of all processes, of one shape, one after the other: [processes, ...]."""
-    found = tensor.new_empty((world_size(), *tensor.shape))
+    tensors = tensor.new_empty((world_size(), *tensor.shape))
     with connected():
-        dist.all_gather_into_tensor(found.view(-1), tensor.contiguous().view(-1))
-    return found
+        dist.all_gather_into_tensor(tensors.view(-1), tensor.contiguous().view(-1))
+    return tensors
 
 
 class _Gathered(torch.autograd.Function):
@@ -43,8 +43,8 @@ class _Gathered(torch.autograd.Function):
         ctx.start, ctx.stop = sum(sizes[: rank()]), sum(sizes[: rank() + 1])
         padded = x.new_zeros((max(sizes), *x.shape[1:]))  # those of one call have one shape
         padded[: len(x)] = x
-        found = all_gather(padded)
-        return torch.cat([part[:n] for part, n in zip(found, sizes, strict=True)])
+        parts = all_gather(padded)
+        return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -127,20 +127,20 @@ def joined(device: str) -> Iterator[Group]:
 
     gpus = device != "cpu" and torch.cuda.is_available()
     if gpus:
-        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= there or device.startswith("cuda:"):
+        local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= count or device.startswith("cuda:"):
             raise UserError(
-                f"{launched()} processes, {there} GPUs here and --device {device}: start one "
+                f"{launched()} processes, {count} GPUs here and --device {device}: start one "
                 "process a GPU, and leave --device out"
             )
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
         _joined = Group(dist.new_group(backend="gloo", timeout=PATIENCE))
     except (RuntimeError, ValueError) as error:  # no port, no address, ...
-        why = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{launched()} processes cannot be connected ({why}); start them with torchrun"
+            f"{launched()} processes cannot be connected ({reason}); start them with torchrun"
         ) from error
     before = signal.signal(signal.SIGTERM, _ended)  # so does torchrun end what is left
     yield _joined

@@ -62,14 +62,16 @@ class SharedBatchNorm(nn.SyncBatchNorm):
 
 def _statistics(features: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and (biased) variance [C] over all processes' images, and their number of values."""
-    own = torch.batch_norm_update_stats(features, torch.zeros_like(like), torch.ones_like(like), 0)
+    statistics = torch.batch_norm_update_stats(
+        features, torch.zeros_like(like), torch.ones_like(like), 0
+    )
     count = like.new_full((1,), features.numel() // features.shape[1])
-    found = all_gather(torch.cat([*own, count]))
-    means, variances = found[:, :-1].unflatten(1, (2, -1)).unbind(1)
-    shares = found[:, -1:] / found[:, -1].sum()
+    rows = all_gather(torch.cat([*statistics, count]))  # one a process
+    means, variances = rows[:, :-1].unflatten(1, (2, -1)).unbind(1)
+    shares = rows[:, -1:] / rows[:, -1].sum()
     mean = (shares * means).sum(dim=0)
     variance = (shares * (variances + (means - mean).square())).sum(dim=0)
-    return mean, variance, found[:, -1].sum()
+    return mean, variance, rows[:, -1].sum()
 
 
 class _Normalised(torch.autograd.Function):

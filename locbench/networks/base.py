@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from locbench.errors import UserError
 from locbench.plugins.entry import suggest
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 Stride = int | Fraction
 Kind = Callable[[int, int, Stride], nn.Module]  # (in_channels, out_channels, stride) -> module
 
 STEMS = ("imagenet", "small")
 
-Part = TypeVar("Part", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Block(nn.Module):
@@ -71,6 +71,7 @@ class Network(nn.Module):
     def __init__(
         self,
         parts: Mapping[str, nn.Module],
+        *,
         blocks: Sequence[Block],
         stages: Sequence[range],
         out_indices: Sequence[int],
@@ -126,16 +127,12 @@ class Network(nn.Module):
         indices = list(indices)
         if any(index not in range(len(self.blocks)) for index in indices):
             raise IndexError(f"blocks {indices} of a network of {len(self.blocks)}")
-        found = {}
+        outputs = {}
         for index in range(max(indices, default=-1) + 1):
             images = self.blocks[index](images)
             if index in indices:
-                found[index] = images
-        return [found[index] for index in indices]
-
-    def block_parameters(self, index: int) -> list[nn.Parameter]:
-        """The parameters of one block."""
-        return list(self.blocks[index].parameters())
+                outputs[index] = images
+        return [outputs[index] for index in indices]
 
     def stage_of(self, index: int) -> int:
         """The stage that holds the block of this index; IndexError when there is none."""
@@ -179,7 +176,7 @@ def consecutive(sizes: Iterable[int]) -> tuple[range, ...]:
 
 def last_at_each_size(blocks: Sequence[Block]) -> list[int]:
     """The indices of the blocks after which the resolution falls, and of the last block."""
-    falls = [index for index, following in enumerate(blocks[1:]) if following.stride > 1]
+    falls = [index for index, block in enumerate(blocks[1:]) if block.stride > 1]
     return [*falls, len(blocks) - 1]
 
 
@@ -188,7 +185,7 @@ def pooled_classifier(fc: nn.Linear) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)
 
 
-def he_normal(module: Part) -> Part:
+def he_normal(module: Module) -> Module:
     """The module, the weight of each of its convolutions drawn anew: He's normal, by fan-out.
 
     The standard deviation is sqrt(2 / (k k out_channels)), for grouped convolutions too.
@@ -204,7 +201,7 @@ def scaled(channels: int, width: float, multiple: int) -> int:
     return max(8, int(channels * width / multiple + 0.5) * multiple)
 
 
-def check_settings(settings: recipes.Network) -> None:
+def check_settings(settings: schema.Network) -> None:
     """Raise UserError for a width, depth or stem that no network can have."""
     if not settings.width > 0:
         raise UserError(f"network.width is {settings.width}: give a number above 0 (1 = published)")

@@ -19,7 +19,7 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.shufflenet import StridedDepthwise
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 # The rows of the EfficientNet paper's table 1: (expansion, width, blocks, stride, kernel).
 ROWS = (
@@ -35,7 +35,7 @@ STEM_WIDTH = 32
 DROPOUT = 0.2
 
 
-def efficientnet_b0(settings: recipes.Network, num_classes: int = 10) -> Network:
+def efficientnet_b0(settings: schema.Network, num_classes: int = 10) -> Network:
     """EfficientNet-B0: stem and 16 MBConv blocks in seven stages; the stem belongs to the first.
 
     Nothing follows the last block but pooling, dropout and the classifier: there is no 1x1
@@ -63,7 +63,14 @@ def efficientnet_b0(settings: recipes.Network, num_classes: int = 10) -> Network
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(DROPOUT), parts["fc"])
     stages = consecutive([1 + depths[0], *depths[1:]])
-    return Network(parts, blocks, stages, last_at_each_size(blocks), head, num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=stages,
+        out_indices=last_at_each_size(blocks),
+        head=head,
+        num_classes=num_classes,
+    )
 
 
 def mbconv(

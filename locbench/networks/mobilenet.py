@@ -20,7 +20,7 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.shufflenet import StridedDepthwise
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 # The rows of the MobileNetV2 paper's table 2: (expansion, width, blocks, stride); the second keeps
 # the resolution of small images.
@@ -36,7 +36,7 @@ ROWS = (
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 
 
-def mobilenet_v2(settings: recipes.Network, num_classes: int = 10) -> Network:
+def mobilenet_v2(settings: schema.Network, num_classes: int = 10) -> Network:
     """MobileNetV2: stem, 17 inverted residuals in seven stages, 1x1 convolution; 19 blocks.
 
     The stem belongs to the first stage and the 1x1 convolution to the last; a feature pyramid
@@ -66,7 +66,14 @@ def mobilenet_v2(settings: recipes.Network, num_classes: int = 10) -> Network:
     blocks.append(Block(closing, blocks[-1].out_channels, last_width, 1, usual))
     parts["fc"] = nn.Linear(last_width, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:-1], depths[-1] + 1])
-    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=stages,
+        out_indices=out_indices,
+        head=pooled_classifier(parts["fc"]),
+        num_classes=num_classes,
+    )
 
 
 class InvertedResidual(nn.Module):

@@ -30,7 +30,7 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.resnet import stem_parts
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 STEM, DEPTH, EXPANSION = 32, 3, 4
 SIDES = (56, 36, 24, 16, 12, 8)  # of the maps of res2 ... res7, for images of 224 pixels
@@ -39,7 +39,7 @@ GROUPS = (0, 0, 1, 2, 16, 128)  # 0: basic blocks, the others bottlenecks
 DENSE = (2, 16)  # groups of the stages whose last 1x1 convolutions have none: res5 and res6
 
 
-def presnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def presnet50(settings: schema.Network, num_classes: int = 1000) -> Network:
     """PResNet-50: 19 blocks (stem, 18 residual ones) in six stages; the stem belongs to the first.
 
     The last 1x1 convolutions of res5 and res6 are not grouped: so the FLOPs of Table 6 have it, in
@@ -52,7 +52,7 @@ def presnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
     return _presnet(settings, num_classes)
 
 
-def presnet50_table8(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def presnet50_table8(settings: schema.Network, num_classes: int = 1000) -> Network:
     """PResNet-50 as Table 8 prints it: of each stage from res5 on, two last 1x1s are grouped.
 
     20.93 million parameters and 3.79 G but for the classifier; otherwise as `presnet50`.
@@ -60,14 +60,14 @@ def presnet50_table8(settings: recipes.Network, num_classes: int = 1000) -> Netw
     return _presnet(settings, num_classes, dense=())
 
 
-def presnet50_res4_128(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def presnet50_res4_128(settings: schema.Network, num_classes: int = 1000) -> Network:
     """PResNet-50 with the width of 128 in res4, not 144, that the memory of Table 6 implies."""
     planes = (*PLANES[:2], 128, *PLANES[3:])
     return _presnet(settings, num_classes, planes=planes)
 
 
 def _presnet(
-    settings: recipes.Network,
+    settings: schema.Network,
     num_classes: int,
     planes: tuple[int, ...] = PLANES,
     dense: tuple[int, ...] = DENSE,
@@ -91,8 +91,14 @@ def _presnet(
         blocks += stage
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     stages = consecutive([1 + depth, *[depth] * (len(SIDES) - 1)])
-    out_indices = [stage[-1] for stage in stages]
-    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=stages,
+        out_indices=[stage[-1] for stage in stages],
+        head=pooled_classifier(parts["fc"]),
+        num_classes=num_classes,
+    )
 
 
 class Basic(BasicBlock):

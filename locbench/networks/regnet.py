@@ -18,7 +18,7 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 DEPTHS = (1, 2, 7, 12)
 WIDTHS = (32, 64, 160, 384)
@@ -26,7 +26,7 @@ STRIDES = (1, 1, 2, 2)
 STEM_WIDTH, GROUP_WIDTH = 64, 16
 
 
-def regnetx_400mf(settings: recipes.Network, num_classes: int = 10) -> Network:
+def regnetx_400mf(settings: schema.Network, num_classes: int = 10) -> Network:
     """RegNetX-400MF: stem and 22 bottlenecks in four stages; the stem belongs to the first.
 
     `settings.width` multiplies every width (to multiples of the group width, 16, and at least
@@ -47,8 +47,14 @@ def regnetx_400mf(settings: recipes.Network, num_classes: int = 10) -> Network:
         parts[f"stage{number}"] = joined(stage)
         blocks += stage
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
-    stages, out_indices = consecutive([1 + depths[0], *depths[1:]]), last_at_each_size(blocks)
-    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=consecutive([1 + depths[0], *depths[1:]]),
+        out_indices=last_at_each_size(blocks),
+        head=pooled_classifier(parts["fc"]),
+        num_classes=num_classes,
+    )
 
 
 def bottleneck(in_channels: int, out_channels: int, stride: int) -> ResBottleneckBlock:

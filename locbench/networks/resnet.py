@@ -17,18 +17,18 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 DEPTHS, DEPTHS_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 PLANES = (64, 128, 256, 512)
 
 
-def resnet34(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def resnet34(settings: schema.Network, num_classes: int = 1000) -> Network:
     """ResNet-34: 17 blocks (stem, 16 basic blocks) in four stages; otherwise as `resnet50`."""
     return _resnet(settings, basic, BasicBlock.expansion, num_classes)
 
 
-def resnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def resnet50(settings: schema.Network, num_classes: int = 1000) -> Network:
     """ResNet-50: 17 blocks (stem, 16 bottlenecks) in four stages; the stem belongs to the first.
 
     `settings.width` multiplies every width (to multiples of 8), `settings.blocks` is the number
@@ -40,7 +40,7 @@ def resnet50(settings: recipes.Network, num_classes: int = 1000) -> Network:
     return _resnet(settings, bottleneck, Bottleneck.expansion, num_classes)
 
 
-def resnet101(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def resnet101(settings: schema.Network, num_classes: int = 1000) -> Network:
     """ResNet-101: 34 blocks (stem, 33 bottlenecks) in four stages of 3, 4, 23 and 3.
 
     Its batch norms all start from scale 1, as in torchvision and in the AugLocal code; otherwise
@@ -50,7 +50,7 @@ def resnet101(settings: recipes.Network, num_classes: int = 1000) -> Network:
 
 
 def _resnet(
-    settings: recipes.Network,
+    settings: schema.Network,
     kind: Kind,
     expansion: int,
     num_classes: int,
@@ -70,8 +70,14 @@ def _resnet(
         blocks += stage
     parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:]])
-    out_indices = [stage[-1] for stage in stages]
-    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=stages,
+        out_indices=[stage[-1] for stage in stages],
+        head=pooled_classifier(parts["fc"]),
+        num_classes=num_classes,
+    )
 
 
 def basic(in_channels: int, out_channels: int, stride: int) -> BasicBlock:

@@ -17,22 +17,22 @@ from locbench.networks.base import (
     scaled,
 )
 from locbench.networks.resnet import basic
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 WIDTHS = (16, 32, 64)
 
 
-def resnet32(settings: recipes.Network, num_classes: int = 10) -> Network:
+def resnet32(settings: schema.Network, num_classes: int = 10) -> Network:
     """ResNet-32: 16 blocks (stem, 15 basic blocks) in three stages; as `basic_resnet`."""
     return basic_resnet(settings, 5, num_classes)
 
 
-def resnet110(settings: recipes.Network, num_classes: int = 10) -> Network:
+def resnet110(settings: schema.Network, num_classes: int = 10) -> Network:
     """ResNet-110: 55 blocks (stem, 54 basic blocks) in three stages; as `basic_resnet`."""
     return basic_resnet(settings, 18, num_classes)
 
 
-def basic_resnet(settings: recipes.Network, depth: int, num_classes: int) -> Network:
+def basic_resnet(settings: schema.Network, depth: int, num_classes: int) -> Network:
     """A stem, which belongs to the first stage, and three stages of `depth` basic blocks.
 
     `settings.width` multiplies every width (to multiples of 8, at least 8), `settings.blocks` is
@@ -55,5 +55,11 @@ def basic_resnet(settings: recipes.Network, depth: int, num_classes: int) -> Net
         parts[f"layer{number}"] = joined(stage)
         blocks += stage
     parts["fc"] = nn.Linear(widths[-1], num_classes)
-    stages, out_indices = consecutive([1 + depth, depth, depth]), last_at_each_size(blocks)
-    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=consecutive([1 + depth, depth, depth]),
+        out_indices=last_at_each_size(blocks),
+        head=pooled_classifier(parts["fc"]),
+        num_classes=num_classes,
+    )

@@ -17,14 +17,14 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 DEPTHS = (3, 4, 6, 3)
 CHANNELS = (244, 488, 976, 1952)
 STEM_CHANNELS, LAST_CHANNELS = 64, 2048
 
 
-def shufflenet_v2_50(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def shufflenet_v2_50(settings: schema.Network, num_classes: int = 1000) -> Network:
     """ShuffleNet v2-50: stem, conv2_x to conv5_x, conv6; 18 blocks in four stages.
 
     The stem belongs to the first stage and the 1x1 convolution conv6 to the last; a feature
@@ -52,7 +52,14 @@ def shufflenet_v2_50(settings: recipes.Network, num_classes: int = 1000) -> Netw
     parts["fc"] = nn.Linear(last_channels, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:-1], depths[-1] + 1])
     out_indices = [*(stage[-1] for stage in stages[:-1]), len(blocks) - 2]
-    return Network(parts, blocks, stages, out_indices, pooled_classifier(parts["fc"]), num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=stages,
+        out_indices=out_indices,
+        head=pooled_classifier(parts["fc"]),
+        num_classes=num_classes,
+    )
 
 
 class ShuffleUnit(nn.Module):

@@ -19,14 +19,14 @@ from locbench.networks.base import (
     pooled_classifier,
     scaled,
 )
-from locbench.recipes import load as recipes
+from locbench.recipes import schema
 
 DEPTHS, DEPTHS_13 = (2, 2, 4, 4, 4), (2, 2, 2, 2, 2)
 WIDTHS = (64, 128, 256, 512, 512)
 HIDDEN, GRID, DROPOUT = 4096, 7, 0.5  # of VGG-13's classifier
 
 
-def vgg19(settings: recipes.Network, num_classes: int = 10) -> Network:
+def vgg19(settings: schema.Network, num_classes: int = 10) -> Network:
     """VGG-19: 16 convolutions in five stages, then max-pooling, average pooling and one layer.
 
     The pooling between two stages is the entry of the later one, and the last pooling belongs to
@@ -42,7 +42,7 @@ def vgg19(settings: recipes.Network, num_classes: int = 10) -> Network:
     return _network(stages, fc, head, num_classes)
 
 
-def vgg13(settings: recipes.Network, num_classes: int = 1000) -> Network:
+def vgg13(settings: schema.Network, num_classes: int = 1000) -> Network:
     """VGG-13: 10 convolutions in five stages, max-pooling, and three linear layers on 7x7 maps.
 
     In the form for ImageNet: the hidden layers are 4096 wide, with dropout, and the map is averaged
@@ -63,7 +63,7 @@ def vgg13(settings: recipes.Network, num_classes: int = 1000) -> Network:
     return _network(stages, fc, head, num_classes)
 
 
-def _stages(settings: recipes.Network, kind: Kind, depths: tuple[int, ...]) -> list[list[Block]]:
+def _stages(settings: schema.Network, kind: Kind, depths: tuple[int, ...]) -> list[list[Block]]:
     """Convolutions as wide as published; UserError for settings that no network can have."""
     check_settings(settings)
     stages: list[list[Block]] = []
@@ -79,8 +79,14 @@ def _network(
 ) -> Network:
     parts = {f"stage{number}": joined(stage) for number, stage in enumerate(stages, start=1)}
     blocks = [block for stage in stages for block in stage]
-    ranges, out_indices = consecutive(map(len, stages)), last_at_each_size(blocks)
-    return Network({**parts, "fc": fc}, blocks, ranges, out_indices, head, num_classes)
+    return Network(
+        {**parts, "fc": fc},
+        blocks=blocks,
+        stages=consecutive(map(len, stages)),
+        out_indices=last_at_each_size(blocks),
+        head=head,
+        num_classes=num_classes,
+    )
 
 
 def convolution(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

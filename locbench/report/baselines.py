@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from locbench.plugins.entry import PIXELS, UNTRAINED
-from locbench.runs.plan import Plan
+from locbench.report.filled import FilledCell
 from locbench.runs.record import Record
 from locbench.runs.spec import RunSpec
-from locbench.runs.store import Store
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,36 @@ class Margin:
         return f"{self.method}{several} {self.points:+.1f} ± {self.error:.1f}"
 
 
-def _variance(record: Record) -> float:
-    """Variance of a measured accuracy, in points squared."""
-    share = record.metrics["top1"]["last"] / 100
-    return 1e4 * share * (1 - share) / record.data["test_images"]
+def margins(cells: Iterable[FilledCell]) -> list[Margin]:
+    """Every probed method against untrained weights and pixels, on the table's own probe."""
+    probes: dict[str, list[tuple[RunSpec, Record]]] = {}
+    baselines: dict[tuple, Record] = {}
+    for cell in cells:
+        for spec, record in zip(cell.planned.specs, cell.records, strict=True):
+            if record is None or record.status != "done" or "top1" not in record.metrics:
+                continue
+            if cell.planned.baseline:
+                baselines[_measurement(spec, spec.rule)] = record
+            elif cell.cell.inside:
+                method = str(cell.cell.row.labels.get("method", spec.rule))
+                probes.setdefault(method, []).append((spec, record))
+    results = []
+    for name in (UNTRAINED, PIXELS):
+        for method, measured in probes.items():
+            pairs = [(r, b) for s, r in measured if (b := baselines.get(_measurement(s, name)))]
+            if pairs:
+                results.append(_margin(method, name, pairs))
+    return results
 
 
-def _margin(method: str, baseline: str, pairs: list[tuple[Record, Record]]) -> Margin:
+def _measurement(spec: RunSpec, baseline: str) -> tuple:
+    """Which measurement of a baseline a probe is compared with; there is one of the pixels."""
+    if baseline == PIXELS:
+        return (PIXELS,)
+    return (baseline, spec.network, spec.seed, spec.recipe.probe.profile)
+
+
+def _margin(method: str, baseline: str, pairs: Sequence[tuple[Record, Record]]) -> Margin:
     differences = [a.metrics["top1"]["last"] - b.metrics["top1"]["last"] for a, b in pairs]
     # Errors do not average over a baseline that several networks share (pixels), nor over seeds.
     alike: dict[tuple[int, str, str], list[float]] = {}
@@ -51,54 +73,29 @@ def _margin(method: str, baseline: str, pairs: list[tuple[Record, Record]]) -> M
         for side, record in enumerate(pair):
             key = (side, record.network.get("name", ""), repr(record.rule.get("settings")))
             alike.setdefault(key, []).append(_variance(record))
-    weights = {key: len(found) / len(pairs) for key, found in alike.items()}
-    variance = sum(weights[key] ** 2 * fmean(found) for key, found in alike.items())
+    variance = sum((len(group) / len(pairs)) ** 2 * fmean(group) for group in alike.values())
     networks = len({a.network["name"] for a, _ in pairs})
     forms = len({(a.network["name"], repr(a.rule.get("settings"))) for a, _ in pairs}) // networks
-    counts = (networks, forms, len({a.seed for a, _ in pairs}))
-    return Margin(method, baseline, *counts, fmean(differences), math.sqrt(variance))
+    seeds = len({a.seed for a, _ in pairs})
+    points, error = fmean(differences), math.sqrt(variance)
+    return Margin(method, baseline, networks, forms, seeds, points, error)
 
 
-def margins(plan: Plan, store: Store) -> list[Margin]:
-    """Every probed method against untrained weights and pixels, on the table's own probe."""
-    probes: dict[str, list[tuple[RunSpec, Record]]] = {}
-    baselines: dict[tuple, Record] = {}
-    for planned in plan.cells:
-        for spec in planned.specs:
-            record = store.load(spec.id)
-            if record is None or record.status != "done":
-                continue
-            if planned.baseline:
-                baselines[_place(spec, spec.rule)] = record
-            elif spec.kind == "probe" and planned.cell.inside:
-                method = str(planned.cell.row.labels.get("method", spec.rule))
-                probes.setdefault(method, []).append((spec, record))
-    found = []
-    for name in (UNTRAINED, PIXELS):
-        for method, measured in probes.items():
-            pairs = [(r, b) for s, r in measured if (b := baselines.get(_place(s, name)))]
-            if pairs:
-                found.append(_margin(method, name, pairs))
-    return found
+def _variance(record: Record) -> float:
+    """Variance of a measured accuracy, in points squared."""
+    share = record.metrics["top1"]["last"] / 100
+    return 1e4 * share * (1 - share) / record.data["test_images"]
 
 
-def _place(spec: RunSpec, baseline: str) -> tuple:
-    """Which measurement of a baseline a probe is compared with; there is one of the pixels."""
-    if baseline == PIXELS:
-        return (PIXELS,)
-    return (baseline, spec.network, spec.seed, spec.recipe.probe.profile)
-
-
-def margin_lines(found: Iterable[Margin]) -> list[str]:
+def margin_lines(margins: Sequence[Margin]) -> list[str]:
     """One line a baseline, for people."""
     lines = []
-    found = list(found)
-    for name in dict.fromkeys(margin.baseline for margin in found):
-        of = [margin for margin in found if margin.baseline == name]
-        counts = [("networks", {m.networks for m in of}), ("seeds", {m.seeds for m in of})]
+    for name in dict.fromkeys(margin.baseline for margin in margins):
+        ours = [margin for margin in margins if margin.baseline == name]
+        counts = [("networks", {m.networks for m in ours}), ("seeds", {m.seeds for m in ours})]
         over = [f"{'/'.join(map(str, sorted(n)))} {what}" for what, n in counts if n != {1}]
         mean = f", mean over {' and '.join(over)}" if over else ""
         lines.append(
-            f"Above {name}{mean}, ± standard error of the test sample: {', '.join(map(str, of))}"
+            f"Above {name}{mean}, ± standard error of the test sample: {', '.join(map(str, ours))}"
         )
     return lines

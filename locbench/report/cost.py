@@ -26,6 +26,7 @@ from locbench.published.load import readable_tables
 from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import DEFAULT_RECIPES, Recipe
 from locbench.recipes.validation import parse_overrides
+from locbench.report.grid import Column, columns, print_grid
 from locbench.rules import build_units, known_to
 from locbench.runs.kinds.count import case_of
 from locbench.runs.kinds.trace import Trace
@@ -268,14 +269,14 @@ def _print(found: list[Bill], rival: Bill, asked: Asked, out: Console) -> None:
     images = f"{recipe.training.batch:,} images" + (", two views each," if views == 2 else "")
     out.print(Text(f"{spec.network} under {recipe.name} ({recipe.scale})", style="bold"))
     out.print(f"a step: {images} of {recipe.data.resolution} pixels, in fp32")
-    out.print(_totals(found, rival))
+    print_grid(_totals(found, rival), out)
     for alike in _grouped(found):
         names = ", ".join(bill.name for bill in alike)
         out.print(Text(f"{names}: by {asked.each}", style="bold"))
-        out.print(_by_part(alike[0], asked.each))
+        print_grid(_by_part(alike[0], asked.each), out)
     if asked.measured:
         out.print(Text(f"Measured on {machine(asked.device)}", style="bold"))
-        out.print(_measurements(found, rival))
+        print_grid(_measurements(found, rival), out)
     for line in _notes(rival, asked.measured):
         out.print(Text(line), style="dim")
 
@@ -298,28 +299,18 @@ def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
-def _grid(*heads: str) -> Any:
-    from rich import box
-    from rich.table import Table as Grid
-
-    grid = Grid(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    grid.columns[0].overflow = "fold"
-    for column in grid.columns[1:]:
-        column.justify, column.no_wrap = "right", True
-    return grid
-
-
-def _totals(found: list[Bill], rival: Bill) -> Any:
+def _totals(found: list[Bill], rival: Bill) -> list[Column]:
     largest = max(bill.step.peak_bytes for bill in found)
     unit, size = ("GB", GIGA) if largest >= GIGA else ("MB", 1e6)
-    grid = _grid(
-        "\nrule", "weights\n[M]", "auxil.\n[M]", "MACs\n[G]", "auxil.\n[G]", "total\n[G]",
+    heads = (
+        "rule", "weights\n[M]", "auxil.\n[M]", "MACs\n[G]", "auxil.\n[G]", "total\n[G]",
         "all ops\n[G]", f"kept\n[{unit}]", f"peak\n[{unit}]", f"{rival.name}\n/ kept",
     )  # fmt: skip
+    rows = []
     for bill in found:
         network, auxiliary = (bill.total(PLAIN, own) / GIGA for own in (False, True))
         everything = sum(bill.total(ALL, own) for own in (False, True)) / GIGA
-        grid.add_row(
+        row = (
             bill.name,
             f"{sum(part.parameters for part in bill.parts) / 1e6:.2f}",
             f"{sum(part.auxiliary_parameters for part in bill.parts) / 1e6:.2f}",
@@ -328,27 +319,29 @@ def _totals(found: list[Bill], rival: Bill) -> Any:
             f"{bill.step.peak_bytes / size:,.2f}",
             f"{rival.step.saved_bytes / bill.step.saved_bytes:.2f}x",
         )
-    return grid
+        rows.append(row)
+    return columns(heads, rows)
 
 
-def _by_part(bill: Bill, each: str) -> Any:
-    grid = _grid(
+def _by_part(bill: Bill, each: str) -> list[Column]:
+    heads = (
         each, "output", "weights", "auxiliary", "MACs [M]", "auxiliary [M]", "share of MACs [%]"
-    )
+    )  # fmt: skip
     whole = sum(bill.total(PLAIN, own) for own in (False, True))
+    rows = []
     for name, group in bill.grouped(each):
         network, auxiliary = _of(group, PLAIN), _of(group, PLAIN, True)
-        shape = "x".join(map(str, group[-1].shape))
-        grid.add_row(
+        row = (
             name,
-            shape,
+            "x".join(map(str, group[-1].shape)),
             f"{sum(part.parameters for part in group):,}",
             f"{sum(part.auxiliary_parameters for part in group):,}",
             f"{network / 1e6:,.2f}",
             f"{auxiliary / 1e6:,.2f}",
             f"{100 * (network + auxiliary) / whole:.2f}",
         )
-    return grid
+        rows.append(row)
+    return columns(heads, rows)
 
 
 # What is measured: its head, and how it is printed.
@@ -363,18 +356,17 @@ MEASURED = {
 }
 
 
-def _measurements(found: list[Bill], rival: Bill) -> Any:
+def _measurements(found: list[Bill], rival: Bill) -> list[Column]:
     known = {key: how for key, how in MEASURED.items() if key in found[0].measured}
-    grid = _grid("\nrule", *(head for head, _ in known.values()), f"time over\n{rival.name} [%]")
+    rows = []
     for bill in found:
         figures = bill.measured
         texts = [form.format(figures[key]) for key, (_, form) in known.items()]
         middle, low, high = (figures[f"wall_clock_overhead{end}"] for end in ("", "_low", "_high"))
-        compared = bill is not rival
-        grid.add_row(
-            bill.name, *texts, f"{middle:+.0f} ({low:+.0f} to {high:+.0f})" if compared else ""
-        )
-    return grid
+        over = "" if bill is rival else f"{middle:+.0f} ({low:+.0f} to {high:+.0f})"
+        rows.append((bill.name, *texts, over))
+    heads = ("rule", *(head for head, _ in known.values()), f"time over\n{rival.name} [%]")
+    return columns(heads, rows)
 
 
 def _notes(rival: Bill, measured: bool) -> list[str]:

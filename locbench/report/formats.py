@@ -1,19 +1,32 @@
-"""A filled table as text: for a terminal, Markdown, LaTeX, CSV and JSON.
+"""Filled tables in every format: for a terminal, Markdown, LaTeX, CSV and JSON.
 
-`locbench.report.layout` says which columns the frame has. CSV and JSON hold all of them, at machine
-precision; the others hold what a person reads.
+CSV and JSON hold every field of a cell, at machine precision; the others what a person reads.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from locbench.errors import UserError
 from locbench.plugins.entry import suggest
-from locbench.report.layout import MARKS, NOTHING, JudgedClaim, Report, shown_columns
+from locbench.report.filled import FilledTable, fill_table
+from locbench.report.layout import (
+    MARKS,
+    NOTHING,
+    Section,
+    added_notes,
+    columns,
+    scale_notes,
+    sections,
+)
+from locbench.report.terminal import on_screen
+from locbench.runs.plan import Plan
+from locbench.runs.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,35 +35,39 @@ FORMATS = ("rich", "md", "csv", "json", "latex")
 WORDS = {True: "holds", False: "fails", None: "open"}
 
 
-def render(report: Report, format: str = "rich", console: Console | None = None) -> str:
-    """The report as text in one of FORMATS; UserError for another.
+def render(plan: Plan, store: Store, format: str, *, console: Console | None = None) -> str:
+    """The planned table, filled from the store, as text; see `write`."""
+    return write(fill_table(plan, store), format, console=console)
 
-    `rich` is laid out and coloured for `console`, or plain at 100 columns. Nothing is printed.
+
+def write(filled: FilledTable, format: str, *, console: Console | None = None) -> str:
+    """The table in one of FORMATS; UserError for another.
+
+    `rich` is laid out and coloured for the console, by default the terminal's. Nothing is printed.
     """
     if format not in FORMATS:
         raise UserError(f"unknown format '{format}'{suggest(format, FORMATS)}")
+    if format in WHOLE:
+        return WHOLE[format](filled)
+    shown = sections(filled)
     if format == "rich":
-        from locbench.report.terminal import on_screen
-
-        return on_screen(report, console)
-    writers = {"md": _markdown, "latex": _latex, "csv": _csv, "json": _json}
-    return writers[format](report)
+        return "\n".join(on_screen(section, console) for section in shown)
+    return "\n".join(SECTIONS[format](section) for section in shown)
 
 
 # --- Markdown --------------------------------------------------------------------------------
 
 
-def _markdown(report: Report) -> str:
-    columns = shown_columns(report)
-    lines = [f"### {_md(report.title)} (`{report.name}`)", ""]
-    if report.caption:
-        lines += [_md(report.caption), ""]
-    lines.append(_md_row([c.head for c in columns]))
-    lines.append("|" + "|".join(" ---: " if c.numeric else " --- " for c in columns) + "|")
-    lines += [_md_row(row) for row in zip(*(c.cells for c in columns), strict=True)]
-    if report.claims:
-        lines += ["", *(f"- {MARKS[c.holds]} {_md(_claim_text(c))}" for c in report.claims)]
-    for note in report.notes():
+def markdown(section: Section) -> str:
+    """A heading, a table, a list of claims, and the notes."""
+    shown = columns(section)
+    lines = [f"### {_md(section.title)} (`{section.name}`)", ""]
+    lines.append(_md_row([c.head for c in shown]))
+    lines.append("|" + "|".join(" ---: " if c.numeric else " --- " for c in shown) + "|")
+    lines += [_md_row(row) for row in zip(*(c.cells for c in shown), strict=True)]
+    if section.claims:
+        lines += ["", *(f"- {MARKS[c.holds]} {_md(str(c))}" for c in section.claims)]
+    for note in section.notes:
         lines += ["", _md(note)]
     return "\n".join(lines) + "\n"
 
@@ -62,10 +79,6 @@ def _md_row(cells: Sequence[str]) -> str:
 def _md(text: str) -> str:
     """Text that Markdown would read as a mark is escaped: `SimCLR*` opens no emphasis."""
     return re.sub(r"([\\|*_`<])", r"\\\1", " ".join(text.split()))
-
-
-def _claim_text(claim: JudgedClaim) -> str:
-    return f"{claim.text} ({claim.detail})" if claim.detail else claim.text
 
 
 # --- LaTeX -----------------------------------------------------------------------------------
@@ -91,21 +104,21 @@ _LATEX = str.maketrans(
 )
 
 
-def _latex(report: Report) -> str:
-    columns = shown_columns(report)
-    rows = zip(*([_tex(x, c.head) for x in c.cells] for c in columns), strict=True)
-    caption = f"{report.title}. {report.caption}" if report.caption else report.title
-    below = [_tex(note) for note in report.notes()]
-    below += [rf"\emph{{{WORDS[c.holds]}}}: {_tex(_claim_text(c))}" for c in report.claims]
+def latex(section: Section) -> str:
+    """A floating table with booktabs; notes and claims stand below it."""
+    shown = columns(section)
+    rows = zip(*([_tex(x, c.head) for x in c.cells] for c in shown), strict=True)
+    below = [_tex(note) for note in section.notes]
+    below += [rf"\emph{{{WORDS[c.holds]}}}: {_tex(str(c))}" for c in section.claims]
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(caption)}}}",
-        rf"\label{{tab:{report.name.replace('/', '-')}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if c.numeric else 'l' for c in columns)}}}",
+        rf"\caption{{{_tex(section.title)}}}",
+        rf"\label{{tab:{section.name.replace('/', '-')}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if c.numeric else 'l' for c in shown)}}}",
         r"\toprule",
-        " & ".join(_tex(c.head) for c in columns) + r" \\",
+        " & ".join(_tex(c.head) for c in shown) + r" \\",
         r"\midrule",
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
@@ -125,28 +138,28 @@ def _tex(text: str, head: str = "") -> str:
 # --- for programs ----------------------------------------------------------------------------
 
 
-def _csv(report: Report) -> str:
-    return report.frame.to_csv(index=False, lineterminator="\n")
+def to_csv(filled: FilledTable) -> str:
+    """A line a cell under the names of its fields."""
+    rows, text = filled.rows(), io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
-def _json(report: Report) -> str:
-    cells = [{k: _plain(v) for k, v in x.items()} for x in report.frame.to_dict("records")]
-    claims = [{"text": c.text, "holds": c.holds, "detail": c.detail} for c in report.claims]
+def to_json(filled: FilledTable) -> str:
+    """One document: the cells with their fields, the claims, the footnotes."""
+    table = filled.plan.table
     whole = {
-        "table": report.name,
-        "title": report.title,
-        "caption": report.caption,
-        "labels": list(report.labels),
-        "cells": cells,
-        "claims": claims,
-        "footnotes": report.notes(),
+        "table": table.name,
+        "title": table.title,
+        "labels": list(table.label_names),
+        "cells": filled.rows(),
+        "claims": [vars(claim) for claim in filled.claims],
+        "footnotes": [*scale_notes(filled.cells), *added_notes(filled)],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of numpy as Python's, what is missing or infinite as null."""
-    item: Callable[[], Any] | None = getattr(value, "item", None)
-    value = item() if item is not None else value
-    missing = value is None or value != value or value in (float("inf"), float("-inf"))
-    return None if missing else value
+WHOLE: dict[str, Callable[[FilledTable], str]] = {"csv": to_csv, "json": to_json}
+SECTIONS: dict[str, Callable[[Section], str]] = {"md": markdown, "latex": latex}

@@ -1,20 +1,15 @@
-"""What a report shows, whatever the format: its columns, and the text of every cell.
-
-The frame has one line a cell, in the paper's order. These columns are read: the labels of the row,
-`column`, `measured`, `spread` (sample standard deviation), `n`, `asked` (runs, 0 for what has no
-seed), `published`, `published_std`, `difference`, `decimals`, `unit`, `decoder`, `scale`,
-`verdict`, `cited`, and where there are any `detail` (of the verdict), `unfinished` (runs that are
-not done) and `baseline`.
-"""
+"""What people see of a filled table, in whatever format: its sections, columns and texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+from locbench.plugins.registry import RULES
+from locbench.published.load import Table
+from locbench.report.baselines import margin_lines, margins
+from locbench.report.filled import FilledCell, FilledTable, JudgedClaim
+from locbench.report.grid import Column
 
 NOTHING = "–"  # noqa: RUF001 - the dash of an empty cell
 
@@ -25,192 +20,199 @@ SCALE_NOTES = {
     "published numbers are shown beside and not judged.",
 }
 MARKS = {True: "✓", False: "✗", None: "?"}
-
-
-@dataclass(frozen=True)
-class JudgedClaim:
-    """A claim with its outcome on what was measured; `holds` is None where it is open."""
-
-    text: str
-    holds: bool | None
-    detail: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """A table with what is said around it."""
-
-    name: str
-    title: str
-    frame: pd.DataFrame
-    labels: Sequence[str]
-    caption: str = ""
-    claims: Sequence[JudgedClaim] = ()
-    footnotes: Sequence[str] = ()
-    quiet: bool = False  # does not say what the scale means
-    named: bool = False  # says which column a number is of, also where there is one alone
-    auxiliary: str = "decoder"  # what the networks that hang on the units are called
-
-    def notes(self) -> list[str]:
-        """What the scales of the measured numbers mean, then the footnotes."""
-        if self.quiet:
-            return list(self.footnotes)
-        measured = self.frame[self.frame["measured"].notna()]
-        shown = set((self.frame if measured.empty else measured)["scale"])
-        scales = [s for s in SCALE_NOTES if s in shown]
-        return [*(SCALE_NOTES[scale] for scale in scales), *self.footnotes]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A shown column: its head, whether it holds numbers, and its text for each line."""
-
-    head: str
-    numeric: bool
-    cells: list[str]
-
-
-def shown_columns(report: Report) -> list[Column]:
-    """The columns that people see; those without any content are left out."""
-    lines = report.frame.to_dict("records")
-    columns = [Column(name, False, [label(x.get(name)) for x in lines]) for name in report.labels]
-    units = {x["unit"] if _present(x["unit"]) else "" for x in lines}
-    names = [str(x["column"]) if len(units) == 1 else _with_unit(x) for x in lines]
-    if len(set(names)) > 1 or report.named:
-        columns.append(Column("column", False, names))
-    unit = f" [{units.pop()}]" if len(units) == 1 and units != {""} else ""
-    seeded = " ± sd (n)" if any(x["asked"] for x in lines) else ""
-    columns.append(Column(f"measured{unit}{seeded}", True, [_measured(x) for x in lines]))
-    if any(_present(x["published"]) for x in lines):
-        numbers = not any(isinstance(x["published"], str) for x in lines)
-        columns.append(Column("published", numbers, [_published(x) for x in lines]))
-        columns.append(Column("difference", True, [_difference(x) for x in lines]))
-    columns.append(Column(report.auxiliary, False, [label(x["decoder"]) for x in lines]))
-    if _scales(lines) > 1:
-        columns.append(Column("scale", False, [label(x["scale"]) for x in lines]))
-    if any(x["cited"] or _present(x["verdict"]) or _present(x.get("unfinished")) for x in lines):
-        columns.append(Column("verdict", False, [_verdict(x) for x in lines]))
-    optional = {*report.labels, report.auxiliary, "verdict"}
-    return [c for c in columns if c.head not in optional or any(c.cells)]
-
-
 STACKED = "In each cell: measured ± sd (n), and under it the published number."
 
 
-def as_printed(report: Report) -> tuple[list[Column], list[dict[str, Any]]] | None:
-    """The paper's own layout: a line a row, a column a column, measured over published.
+@dataclass(frozen=True)
+class Section:
+    """Cells that are shown as one table, and what is said under it."""
 
-    Beside the columns, a line of the frame for each row, with a verdict of the whole row. None for
-    a table of one column, without published numbers, or whose columns have several units or scales.
+    name: str
+    title: str
+    labels: Sequence[str]
+    cells: Sequence[FilledCell]
+    notes: Sequence[str] = ()
+    claims: Sequence[JudgedClaim] = ()
+    auxiliary: str = "decoder"  # what the networks that hang on the units are called
+    named: bool = False  # says which column a number is of, also where there is one alone
+
+
+def sections(filled: FilledTable) -> list[Section]:
+    """The table itself, then what is shown beside it: baselines and columns of ours."""
+    table = filled.plan.table
+    # Without a place in the table, what was left out is not shown at all.
+    cells = [c for c in filled.cells if not (c.beside and c.mean is None and c.planned.later)]
+    inside, beside = ([c for c in cells if c.beside is side] for side in (False, True))
+    word = _auxiliary(filled)
+    notes = [*scale_notes(inside), *added_notes(filled), *_later_notes(filled)] if inside else []
+    whole = Section(table.name, table.title, table.label_names, inside, notes, filled.claims, word)
+    own = [note for note in scale_notes(beside) if note not in notes]
+    ours = Section(
+        f"{table.name}/beside",
+        "Baselines and our own columns",
+        _labels_beside(table, beside),
+        beside,
+        [*own, *margin_lines(margins(filled.cells))],
+        auxiliary=word,
+        named=True,
+    )
+    return [section for section in (whole, ours) if section.cells]
+
+
+def scale_notes(cells: Sequence[FilledCell]) -> list[str]:
+    """What the scales of the measured numbers mean."""
+    scales = {c.scale for c in [c for c in cells if c.mean is not None] or cells}
+    return [note for scale, note in SCALE_NOTES.items() if scale in scales]
+
+
+def added_notes(filled: FilledTable) -> list[str]:
+    """Where the rules of added rows are from, a line each."""
+    names = dict.fromkeys(c.cell.fill["rule"] for c in filled.cells if c.cell.row.added)
+    return [f"Rule {RULES.entry(name).described}: not in the paper." for name in names]
+
+
+def _later_notes(filled: FilledTable) -> list[str]:
+    """Which columns have cells that are run only when they are asked for."""
+    later, first = (
+        dict.fromkeys(c.column.label for c in filled.cells if c.planned.later is side)
+        for side in (True, False)
+    )
+    names = [label for label in later if label not in first] or ["further rows"]
+    note = f"Not run unless asked for (--rows all --columns all): cells of {', '.join(names)}."
+    return [note] if later else []
+
+
+def _auxiliary(filled: FilledTable) -> str:
+    """Contrastive rules have decoders, supervised ones auxiliary networks."""
+    rules = {c.cell.fill["rule"] for c in filled.cells if c.cell.fill}
+    learns = {RULES.entry(rule).learns for rule in rules if rule in RULES}
+    return "auxiliary network" if learns == {"label"} else "decoder"
+
+
+def _labels_beside(table: Table, cells: Sequence[FilledCell]) -> list[str]:
+    """Method and network, where they tell the rows apart; else all labels of the table."""
+
+    def distinct(names: Iterable[str]) -> int:
+        return len({(*map(c.label, names), c.column.label) for c in cells})
+
+    few = [name for name in table.label_names if name in ("method", "network")]
+    apart = few and distinct(few) == distinct(table.label_names)
+    return few if apart else list(table.label_names)
+
+
+def columns(section: Section) -> list[Column]:
+    """A row a cell; columns without any content are left out."""
+    cells, units = section.cells, {c.column.unit for c in section.cells}
+    shown = [Column(name, [c.label(name) for c in cells]) for name in section.labels]
+    names = [_with_unit(c.column.label, c.column.unit if len(units) > 1 else "") for c in cells]
+    if len(set(names)) > 1 or section.named:
+        shown.append(Column("column", names))
+    head = _with_unit("measured", min(units) if len(units) == 1 else "")
+    head += "\n± sd (n)" if any(c.seeds for c in cells) else ""
+    shown.append(Column(head, [_measured(c) for c in cells], True))
+    if any(c.published is not None for c in cells):
+        numeric = not any(isinstance(c.published, str) for c in cells)
+        differences = [_number(c.difference, c.column.decimals, sign="+") for c in cells]
+        shown.append(Column("published", [_published(c) for c in cells], numeric, short="paper"))
+        shown.append(Column("difference", differences, True, short="diff."))
+    shown.append(Column(section.auxiliary, [c.decoder for c in cells]))
+    if _scales(cells) > 1:
+        shown.append(Column("scale", [c.scale for c in cells]))
+    if any(c.cell.row.cited or c.verdict.name or c.unfinished for c in cells):
+        shown.append(Column("verdict", [_verdict(c) for c in cells]))
+    return _with_content(shown, section)
+
+
+def columns_as_printed(section: Section) -> list[Column] | None:
+    """The paper's own layout: a row a row, a column a column, measured over published.
+
+    None for a table of one column, without published numbers, or whose columns have several units
+    or scales.
     """
-    lines = report.frame.to_dict("records")
-    names = list(dict.fromkeys(str(x["column"]) for x in lines))
-    rows: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for line in lines:
-        held = rows.setdefault(tuple(label(line.get(k)) for k in report.labels), {})
-        held[str(line["column"])] = line
-    one_unit = len({x["unit"] if _present(x["unit"]) else "" for x in lines}) == 1
-    once = sum(len(held) for held in rows.values()) == len(lines)
-    published = any(_present(x["published"]) for x in lines)
-    if len(names) < 2 or not (one_unit and once and published) or _scales(lines) > 1:
+    cells, units = section.cells, {c.column.unit for c in section.cells}
+    names = list(dict.fromkeys(c.column.label for c in cells))
+    rows: dict[tuple[str, ...], dict[str, FilledCell]] = {}
+    for c in cells:
+        rows.setdefault(tuple(map(c.label, section.labels)), {})[c.column.label] = c
+    once = sum(map(len, rows.values())) == len(cells)
+    published = any(c.published is not None for c in cells)
+    if len(names) < 2 or len(units) > 1 or not (once and published) or _scales(cells) > 1:
         return None
-    columns = [Column(k, False, [key[n] for key in rows]) for n, k in enumerate(report.labels)]
-    unit = f" [{lines[0]['unit']}]" if _present(lines[0]["unit"]) else ""
+    shown = [Column(k, [key[n] for key in rows]) for n, k in enumerate(section.labels)]
     for name in names:
-        cells = [_stacked(held[name]) if name in held else "" for held in rows.values()]
-        columns.append(Column(f"{name}{unit}", True, cells))
-    told = [_of_row(list(held.values())) for held in rows.values()]
-    columns.append(Column(report.auxiliary, False, [label(x["decoder"]) for x in told]))
-    columns.append(Column("verdict", False, [x["said"] for x in told]))
-    optional = {*report.labels, report.auxiliary, "verdict"}
-    return [c for c in columns if c.head not in optional or any(c.cells)], told
+        texts = [_stacked(row[name]) if name in row else "" for row in rows.values()]
+        shown.append(Column(_with_unit(name, min(units)), texts, True))
+    judged = [_judged(list(row.values())) for row in rows.values()]
+    decoders = [", ".join(dict.fromkeys(c.decoder for c in row)) for row in judged]
+    shown.append(Column(section.auxiliary, decoders))
+    shown.append(Column("verdict", [_verdicts(row) for row in judged]))
+    return _with_content(shown, section)
 
 
-def _scales(lines: Sequence[dict[str, Any]]) -> int:
-    return len({x["scale"] for x in lines if _present(x["measured"])})
+def _with_content(columns: Sequence[Column], section: Section) -> list[Column]:
+    optional = {*section.labels, section.auxiliary, "verdict"}
+    return [column for column in columns if column.head not in optional or any(column.cells)]
 
 
-def _stacked(line: dict[str, Any]) -> str:
-    return f"{_measured(line)}\n{_published(line)}"
+def _scales(cells: Sequence[FilledCell]) -> int:
+    return len({c.scale for c in cells if c.mean is not None})
 
 
-def _of_row(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is said of a whole row: its verdicts, each with its columns where they differ."""
-    judged = [x for x in lines if _present(x["measured"]) or x["verdict"] == "diverged"]
-    said: dict[str, list[str]] = {}
-    for line in judged or lines:
-        said.setdefault(_verdict(line), []).append(str(line["column"]))
-    whole = len(said) == 1
-    texts = [text if whole else f"{', '.join(names)}: {text}" for text, names in said.items()]
-    decoders = list(dict.fromkeys(label(x["decoder"]) for x in judged))
-    first = (judged or lines)[0]
-    row = {**first, "said": "; ".join(texts), "decoder": ", ".join(decoders)}
-    return row if whole else {**row, "verdict": ""}
+def _with_unit(text: str, unit: str) -> str:
+    return f"{text} [{unit}]" if unit else text
 
 
-def _present(value: Any) -> bool:
-    """Whether a frame's entry holds something: not None, nan or empty text."""
-    return value is not None and value == value and value != ""
+def _stacked(cell: FilledCell) -> str:
+    return f"{_measured(cell)}\n{_published(cell)}"
 
 
-def label(value: Any) -> str:
-    """A label as text; a column of whole numbers with gaps comes as floats."""
-    if not _present(value):
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _judged(row: Sequence[FilledCell]) -> Sequence[FilledCell]:
+    """The cells that a row's verdict is about: those measured; all where none is."""
+    return [c for c in row if c.mean is not None or c.verdict.name == "diverged"] or row
 
 
-def _with_unit(line: dict[str, Any]) -> str:
-    unit = f" [{line['unit']}]" if _present(line["unit"]) else ""
-    return f"{line['column']}{unit}"
+def _verdicts(row: Sequence[FilledCell]) -> str:
+    """The verdicts of a row, each with its columns where they differ."""
+    names: dict[str, list[str]] = {}
+    for cell in row:
+        names.setdefault(_verdict(cell), []).append(cell.column.label)
+    if len(names) == 1:
+        return next(iter(names))
+    return "; ".join(f"{', '.join(labels)}: {text}" for text, labels in names.items())
 
 
-def _number(value: Any, decimals: Any, sign: str = "") -> str:
+def _number(value: float | str | None, decimals: int, *, sign: str = "") -> str:
     """A number to the digits of print; text as it is; a dash for nothing."""
-    if not _present(value):
+    if value is None:
         return NOTHING
     if isinstance(value, str):
         return value
-    if not _present(decimals):
-        return f"{value:{sign}g}"
     # Adding zero after rounding turns -0.0 into 0.0.
-    return f"{round(value, int(decimals)) + 0.0:{sign}.{int(decimals)}f}"
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
-def _measured(line: dict[str, Any]) -> str:
-    if not _present(line["measured"]):
-        return NOTHING
-    text = _number(line["measured"], line["decimals"])
-    if _present(line["spread"]):
-        text += f" ± {_number(line['spread'], _finer(line))}"
-    n, asked = int(line["n"]), int(line["asked"])
-    if not asked:
+def _with_spread(text: str, spread: float | None, decimals: int) -> str:
+    """Two digits of a spread at least where the value has any: most would show 0.1."""
+    if spread is None:
         return text
-    return f"{text} ({n})" if n >= asked else f"{text} ({n} of {asked})"
+    return f"{text} ± {_number(spread, max(decimals, 2) if decimals > 0 else decimals)}"
 
 
-def _finer(line: dict[str, Any]) -> Any:
-    """Digits of a spread: two at least where the value has any, or most spreads would show 0.1."""
-    decimals = line["decimals"]
-    return max(int(decimals), 2) if _present(decimals) and decimals > 0 else decimals
+def _measured(cell: FilledCell) -> str:
+    decimals = cell.column.decimals
+    text = _with_spread(_number(cell.mean, decimals), cell.spread, decimals)
+    if cell.mean is None or not cell.seeds:
+        return text
+    return f"{text} ({cell.n})" if cell.n >= cell.seeds else f"{text} ({cell.n} of {cell.seeds})"
 
 
-def _published(line: dict[str, Any]) -> str:
-    text = _number(line["published"], line["decimals"])
-    if _present(line["published_std"]):
-        text += f" ± {_number(line['published_std'], _finer(line))}"
-    return text
+def _published(cell: FilledCell) -> str:
+    decimals = cell.column.decimals
+    return _with_spread(_number(cell.published, decimals), cell.published_std, decimals)
 
 
-def _difference(line: dict[str, Any]) -> str:
-    return _number(line["difference"], line["decimals"], sign="+")
-
-
-def _verdict(line: dict[str, Any]) -> str:
-    if line["cited"]:
+def _verdict(cell: FilledCell) -> str:
+    if cell.cell.row.cited:
         return "cited"
-    text = label(line["verdict"])
-    if text == "not comparable" and _present(line.get("detail")):
-        text = f"{text} ({line['detail']})"
-    text = text or ("baseline" if line.get("baseline") else "")
-    return "; ".join(part for part in (text, label(line.get("unfinished"))) if part)
+    text = str(cell.verdict) or ("baseline" if cell.planned.baseline else "")
+    return "; ".join(part for part in (text, cell.unfinished) if part)

@@ -6,8 +6,9 @@ In this order, the first that applies:
    seeds that survived would flatter the rule, so one is enough, at every scale.
 2. `not run`: there is no measured value.
 3. `not comparable`: the scale is not the paper's, or a tag of the protocol differs (it says which).
-   A cost does not depend on training, so its scale is not looked at.
-4. A cost (`decimals` given) is `reproduced` if it rounds to the published digits; else it differs.
+   Counts do not depend on training, so their scale is not looked at.
+4. A count (parameters, multiply-adds; `decimals` given) is `reproduced` if it rounds to the
+   published digits; else it is `better` or `worse`. The table's tolerance is not looked at.
 5. A published standard deviation: Welch's t test, two-sided at 5 %. Ours is the sample standard
    deviation (n - 1); where the paper prints no n, 3 is assumed and said.
    - significant: `better` or `worse`;
@@ -38,6 +39,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from locbench.published.table import Published
 from locbench.runs.record import summarize
 
 NAMES = (
@@ -100,13 +102,11 @@ def welch(mean: float, std: float, n: int, other: float, other_std: float, other
 
 
 def judge(
-    published: float | str | None,
-    published_std: float | None,
-    published_n: int | None,
     measured: Sequence[float],
+    *,
+    published: Published,
     tolerance: float | None,
     scale: str,
-    *,
     statuses: Sequence[str] = (),
     mismatches: Sequence[str] = (),
     higher_is_better: bool | None = True,
@@ -124,25 +124,25 @@ def judge(
         return early
     differing = [f"scale {scale}"] if scale != "paper" and decimals is None else []
     differing += mismatches
-    if not isinstance(published, int | float):
+    if not isinstance(published.value, int | float):
         return Verdict("not comparable", ", ".join([*differing, "no published number"]))
     if differing:
         return Verdict("not comparable", ", ".join(differing))
     direction = {True: ("better", "worse"), False: ("worse", "better"), None: ("worse", "worse")}
     above, below = direction[higher_is_better]
-    outside = above if summarize(measured)[0] > published else below
+    outside = above if summarize(measured)[0] > published.value else below
     if decimals is not None:
-        return _to_the_digit(published, measured, decimals, outside)
-    if published_std is not None:
-        verdict = _by_spread(published, published_std, published_n, measured, tolerance, outside)
+        return _to_the_digit(measured, published.value, decimals, outside)
+    if published.std is not None:
+        verdict = _by_spread(measured, published, tolerance, outside)
     else:
-        verdict = _by_tolerance(published, measured, tolerance, outside)
+        verdict = _by_tolerance(measured, published.value, tolerance, outside)
     open_runs = len(statuses) - len(measured)
     rest = f"; {open_runs} more not finished" if open_runs > 0 else ""
     return Verdict(verdict.name, verdict.detail + rest)
 
 
-def unpublished(measured: Sequence[float], statuses: Sequence[str]) -> Verdict:
+def unpublished(measured: Sequence[float], *, statuses: Sequence[str]) -> Verdict:
     """Of what no paper has: only whether it was measured."""
     there = Verdict("unpublished", "measured; no paper has this number")
     return _without_numbers(measured, statuses) or there
@@ -162,7 +162,7 @@ def _without_numbers(measured: Sequence[float], statuses: Sequence[str]) -> Verd
 
 
 def _to_the_digit(
-    published: float, measured: Sequence[float], decimals: int, outside: str
+    measured: Sequence[float], published: float, decimals: int, outside: str
 ) -> Verdict:
     """A tie (0.125 for 0.12 and for 0.13) rounds to both: papers round either way."""
     half = 0.5 * 10.0**-decimals
@@ -173,29 +173,25 @@ def _to_the_digit(
 
 
 def _by_spread(
-    published: float,
-    published_std: float,
-    published_n: int | None,
-    measured: Sequence[float],
-    tolerance: float | None,
-    outside: str,
+    measured: Sequence[float], published: Published, tolerance: float | None, outside: str
 ) -> Verdict:
     mean, std, n = summarize(measured)
-    other_n = ASSUMED_N if published_n is None else published_n
+    other, other_std = published.value, published.std
+    other_n = ASSUMED_N if published.n is None else published.n
     if other_n < 2:
         raise ValueError(f"a published standard deviation needs n of at least 2, not {other_n}")
-    theirs = f"{published:g} ± {published_std:g} (n = {other_n}"
-    theirs += ", assumed)" if published_n is None else ")"
+    theirs = f"{other:g} ± {other_std:g} (n = {other_n}"
+    theirs += ", assumed)" if published.n is None else ")"
     if std is None:
         return Verdict(
             "inconclusive",
             f"{mean:.4g} against {theirs}: one run has no spread; two are the least, three better",
         )
-    test = welch(mean, std, n, published, published_std, other_n)
-    target = SPREADS * published_std if tolerance is None else tolerance
+    test = welch(mean, std, n, other, other_std, other_n)
+    target = SPREADS * other_std if tolerance is None else tolerance
     source = f"{SPREADS:g} published deviations" if tolerance is None else "tolerance"
     text = (
-        f"{mean:.4g} ± {std:.2g} (n = {n}) against {theirs}: difference {mean - published:+.3g}, "
+        f"{mean:.4g} ± {std:.2g} (n = {n}) against {theirs}: difference {mean - other:+.3g}, "
         f"t = {test.t:.2f}, df = {test.df:.1f}, p = {test.p:.2g}; least significant difference "
         f"{test.least:.2g}, {source} {target:.2g}"
     )
@@ -205,7 +201,7 @@ def _by_spread(
 
 
 def _by_tolerance(
-    published: float, measured: Sequence[float], tolerance: float | None, outside: str
+    measured: Sequence[float], published: float, tolerance: float | None, outside: str
 ) -> Verdict:
     mean, std, n = summarize(measured)
     difference = mean - published

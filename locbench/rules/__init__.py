@@ -46,26 +46,26 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'locbench.rules' has no attribute '{name}'")
 
 
-def check_settings(known: Mapping[str, Any], name: str, settings: Mapping[str, Any]) -> None:
-    """A rule's settings are its keyword arguments, `known` with their defaults.
+def check_settings(defaults: Mapping[str, Any], name: str, settings: Mapping[str, Any]) -> None:
+    """A rule's settings are its keyword arguments, `defaults` by name.
 
     UserError for an unknown one or a wrong type.
     """
     for key, value in settings.items():
-        if key not in known:
-            raise UserError(f"rule '{name}' has no setting '{key}'{suggest(key, known)}")
-        wanted = type(known[key])
-        number = isinstance(value, int) and not isinstance(value, bool) and wanted is float
-        if type(value) is not wanted and not number:
-            raise UserError(f"rule.{key} = {value!r}: rule '{name}' wants {wanted.__name__}")
-        if not isinstance(value, str) and value < 0 <= known[key]:
+        if key not in defaults:
+            raise UserError(f"rule '{name}' has no setting '{key}'{suggest(key, defaults)}")
+        kind = type(defaults[key])
+        number = isinstance(value, int) and not isinstance(value, bool) and kind is float
+        if type(value) is not kind and not number:
+            raise UserError(f"rule.{key} = {value!r}: rule '{name}' wants {kind.__name__}")
+        if not isinstance(value, str) and value < 0 <= defaults[key]:
             raise UserError(f"rule.{key} = {value!r}: rule '{name}' wants no negative number")
 
 
 def known_to(rule: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Overrides without the settings of rules that this one does not have."""
-    known = [f"rule.{key}" for key in RULES.entry(rule).settings]
-    return {k: v for k, v in overrides.items() if k in known or not k.startswith("rule.")}
+    settings = {f"rule.{key}" for key in RULES.entry(rule).settings}
+    return {k: v for k, v in overrides.items() if k in settings or not k.startswith("rule.")}
 
 
 def build_units(name: str, network: Network, settings: Mapping[str, Any]) -> list[Unit]:

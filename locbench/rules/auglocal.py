@@ -39,15 +39,24 @@ def auglocal(
     `classifier`, which are others for VGG-13 on ImageNet. `reconstruction` adds InfoPro's loss to
     the cross-entropy (Table 13).
     """
-    counts = hidden_layers(len(network.blocks), depth, decay, joint)
-    auxiliary = Auxiliary(selection, layer, multiplier, halving, classifier)
+    counts = hidden_layers(len(network.blocks), depth=depth, decay=decay, joint=joint)
+    auxiliary = Auxiliary(
+        selection=selection,
+        layer=layer,
+        multiplier=multiplier,
+        halving=halving,
+        classifier=classifier,
+    )
 
     def objective(index: int, ratio: float) -> Supervised:
-        found, text = auxiliary.build(network, index, counts[index], norm=joint)
+        network_of_unit, text = auxiliary.build(network, index, counts[index], norm=joint)
         if not reconstruction:
-            return Supervised(found, text)
-        further = Reconstruction(network.widths[index])
-        weight = linear(*RECONSTRUCTION, ratio)
-        return Supervised(found, f"{text}, decoder", 1.0, further, weight)
+            return Supervised(network_of_unit, description=text)
+        return Supervised(
+            network_of_unit,
+            description=f"{text}, decoder",
+            further=Reconstruction(network.widths[index]),
+            further_weight=linear(*RECONSTRUCTION, ratio),
+        )
 
     return local_units(network, objective, joint=len(network.blocks) - len(counts))

@@ -26,7 +26,7 @@ MLP = 512  # the features and hidden neurons of the classifier "mlp"
 LAYERS = {"block": 0, "conv1x1": 1, "conv3x3": 3}  # the side of a convolution's kernel
 
 
-def hidden_layers(layers: int, depth: int, decay: float, joint: bool) -> list[int]:
+def hidden_layers(layers: int, *, depth: int, decay: float, joint: bool) -> list[int]:
     """The number of hidden layers of every auxiliary network, from the first block up.
 
     Of `layers` blocks, those that train alone have one: with `joint` the last `depth` train
@@ -46,11 +46,11 @@ def hidden_layers(layers: int, depth: int, decay: float, joint: bool) -> list[in
             f"to {layers - 1}: the network has {layers} blocks"
         )
     shares = [index * decay / max(1, count - 1) for index in range(count)]
-    wanted = [max(1, round(a * (1 - share) + share)) for share in shares]
-    return [min(n, layers - 1 - index) for index, n in enumerate(wanted)]
+    falling = [max(1, round(a * (1 - share) + share)) for share in shares]
+    return [min(n, layers - 1 - index) for index, n in enumerate(falling)]
 
 
-def select(selection: str, layers: int, layer: int, count: int) -> list[int]:
+def select(selection: str, *, layers: int, layer: int, count: int) -> list[int]:
     """Which layers the auxiliary network of `layer` is built of, `count` of them.
 
     uniform: evenly spaced up to the last, rounded half to even; all that follow where there are no
@@ -64,7 +64,7 @@ def select(selection: str, layers: int, layer: int, count: int) -> list[int]:
     return [round(layer + left / count * i) for i in range(1, count + 1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Auxiliary:
     """How auxiliary networks are built; errors are UserErrors that name the setting.
 
@@ -83,9 +83,9 @@ class Auxiliary:
     classifier: str = "linear"
 
     def __post_init__(self) -> None:
-        for key, known in (("halving", HALVINGS), ("classifier", CLASSIFIERS)):
-            if (value := getattr(self, key)) not in known:
-                raise UserError(f"rule.{key} = '{value}'{suggest(value, known)}")
+        for key, choices in (("halving", HALVINGS), ("classifier", CLASSIFIERS)):
+            if (value := getattr(self, key)) not in choices:
+                raise UserError(f"rule.{key} = '{value}'{suggest(value, choices)}")
 
     def build(
         self, network: Network, layer: int, count: int, norm: bool = True
@@ -100,9 +100,9 @@ class Auxiliary:
         the next layer, one at a time; what is left over is carried to the layer after it.
         """
         selection = self._selection_at(network.stage_of(layer), len(network.stages))
-        total = len(network.blocks)
-        chosen = select(selection.removesuffix(" s2"), total, layer, count)
-        path = select("uniform", total, layer, count) if selection.endswith(" s2") else chosen
+        span = {"layers": len(network.blocks), "layer": layer, "count": count}
+        chosen = select(selection.removesuffix(" s2"), **span)
+        path = select("uniform", **span) if selection.endswith(" s2") else chosen
         halvings = carried_strides if self.halving == "stride" else width_strides
         strides = halvings(network, layer, path)
         hidden, width = [], network.widths[layer]
@@ -165,7 +165,7 @@ def width_strides(network: Network, layer: int, chosen: Sequence[int]) -> list[i
     512 channels it does not halve.
     """
     widths = [network.widths[index] for index in (layer, *chosen)]
-    return [1 if here == before else 2 for before, here in pairwise(widths)]
+    return [1 if width == before else 2 for before, width in pairwise(widths)]
 
 
 def mlp(num_classes: int) -> nn.Sequential:
@@ -211,7 +211,7 @@ Build = Callable[[int], tuple[nn.Module, str]]  # a block's index -> its classif
 
 
 def scaled_or(
-    own: Build, network: Network, depth: int, decay: float, multiplier: float
+    own: Build, network: Network, *, depth: int, decay: float, multiplier: float
 ) -> tuple[Build, int]:
     """A rule's own classifiers, or from depth 2 those of Table 9; and how many blocks are joint.
 
@@ -220,6 +220,6 @@ def scaled_or(
     """
     if depth == 0:
         return own, 1
-    counts = hidden_layers(len(network.blocks), depth, decay, joint=True)
-    scaled = Auxiliary("repetitive", "conv3x3", multiplier)
+    counts = hidden_layers(len(network.blocks), depth=depth, decay=decay, joint=True)
+    scaled = Auxiliary(selection="repetitive", layer="conv3x3", multiplier=multiplier)
     return lambda index: scaled.build(network, index, counts[index]), depth

@@ -9,4 +9,4 @@ from locbench.units import Unit
 
 def bp(network: Network, *, checkpoint: bool = False) -> list[Unit]:
     """One unit end to end; with `checkpoint` every block is recomputed in the backward pass."""
-    return [head_unit(network, 0, recompute=checkpoint)]
+    return [head_unit(network, start=0, recompute=checkpoint)]

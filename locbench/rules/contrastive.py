@@ -1,4 +1,4 @@
-"""What SimCLR, GIM and LoCo share: InfoNCE and the decoder that hangs on a unit's output."""
+"""InfoNCE, the loss of SimCLR, GIM and LoCo, and the decoder between a unit's output and it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def info_nce(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         # [process, view, image] -> [view, image of all], so that view i + N is again i's other one.
         whole = gathered(z, ()).view(-1, 2, n, z.shape[1]).transpose(0, 1).reshape(-1, z.shape[1])
         images = len(whole) // 2
-        own = torch.arange(n, device=z.device) + rank() * n
-        own = torch.cat([own, own + images])
+        image = torch.arange(n, device=z.device) + rank() * n
+        view = torch.cat([image, image + images])  # of each row, its place in `whole`
         logits = z @ whole.T / temperature
         # Past autograd, which would keep the indices: the gradient there is exactly 0 as it is.
-        logits.detach().scatter_(1, own[:, None], float("-inf"))
-        positive = (own + images) % len(whole)
+        logits.detach().scatter_(1, view[:, None], float("-inf"))
+        positive = (view + images) % len(whole)
         loss = F.cross_entropy(logits, positive)
         return loss, (logits.detach().argmax(dim=1) == positive).float().mean()
 
 
-def mlp(channels: int, layers: int, dimension: int) -> nn.Sequential:
+def mlp(channels: int, *, layers: int, dimension: int) -> nn.Sequential:
     """SimCLR's projection head: Linear-BN-ReLU ... Linear-BN, no biases, weights N(0, 0.01).
 
     The last batch norm has a scale but no shift (from the SimCLR v1 code).
@@ -65,19 +65,17 @@ def mlp(channels: int, layers: int, dimension: int) -> nn.Sequential:
 class Decoder(nn.Module):
     """[conv blocks] - global average pool - MLP -> [2N, dimension].
 
-    `conv_blocks` are blocks, or how many of the kind of the block they follow, channels kept,
-    stride 2: LoCo's "1 conv block" decoder has one (sec. 5.4), the plain decoder none (sec. 5.1).
+    `block` is what it follows. LoCo's "1 conv block" decoder has one conv block (sec. 5.4), the
+    plain decoder none (sec. 5.1).
     """
 
     def __init__(
-        self, block: Block, conv_blocks: int | Sequence[Block], mlp_layers: int, dimension: int
+        self, block: Block, *, conv_blocks: Sequence[Block], mlp_layers: int, dimension: int
     ) -> None:
         super().__init__()
-        width = block.out_channels
-        if isinstance(conv_blocks, int):
-            conv_blocks = [block.like(width, width, 2) for _ in range(conv_blocks)]
         self.convs = nn.Sequential(*conv_blocks)
-        self.mlp = mlp([block, *conv_blocks][-1].out_channels, mlp_layers, dimension)
+        width = [block, *conv_blocks][-1].out_channels
+        self.mlp = mlp(width, layers=mlp_layers, dimension=dimension)
 
     def forward(self, features: Tensor) -> Tensor:
         """features [2N, C, H, W] -> projections [2N, dimension]."""
@@ -107,19 +105,20 @@ class Contrastive(nn.Module):
     def __init__(
         self,
         block: Block,
+        *,
         temperature: float,
-        conv_blocks: int | Sequence[Block],
+        conv_blocks: Sequence[Block],
         mlp_layers: int,
+        description: str,
         dimension: int = 128,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise UserError(f"rule.temperature = {temperature}: give a number above 0, such as 0.1")
-        self.decoder = Decoder(block, conv_blocks, mlp_layers, dimension)
-        self.temperature = temperature
-        count = len(self.decoder.convs)
-        convs = {0: "", 1: "1 conv block + "}.get(count, f"{count} conv blocks + ")
-        self.description = f"{convs}{mlp_layers}-layer MLP"
+        self.decoder = Decoder(
+            block, conv_blocks=conv_blocks, mlp_layers=mlp_layers, dimension=dimension
+        )
+        self.temperature, self.description = temperature, description
 
     @property
     def head(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Decoders: what hangs between a unit's last block and InfoNCE (LoCo sec. 5.4, Table 4)."""
+"""Forms of decoder: what lies between a unit's last block and InfoNCE (LoCo sec. 5.4, Table 4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from locbench.rules.contrastive import Contrastive
 WORDS = {"blocks": "", "stage": "1 stage", "network": "full network"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoders:
     """The form of all decoders of a rule; errors are UserErrors that name the setting.
 
@@ -41,10 +41,13 @@ class Decoders:
 
     def after(self, network: Network, last: int) -> Contrastive:
         """InfoNCE on a fresh decoder after the block of this index."""
-        convs = self._convs(network, last)
-        objective = Contrastive(network.blocks[last], self.temperature, convs, self.mlp_layers)
-        objective.description = self._words()
-        return objective
+        return Contrastive(
+            network.blocks[last],
+            temperature=self.temperature,
+            conv_blocks=self._convs(network, last),
+            mlp_layers=self.mlp_layers,
+            description=self._words(),
+        )
 
     def _convs(self, network: Network, last: int) -> list[Block]:
         block, stage = network.blocks[last], network.stage_of(last)

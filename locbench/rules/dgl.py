@@ -40,8 +40,13 @@ def dgl(
         classifier = mlp_sr(widths[index], side, network.num_classes)
         return classifier, f"{CONVS} conv 1x1s + {LINEARS + 1} linear"
 
-    build, joint = scaled_or(own, network, depth, decay, multiplier)
-    return local_units(network, lambda index, ratio: Supervised(*build(index)), joint)
+    build, joint = scaled_or(own, network, depth=depth, decay=decay, multiplier=multiplier)
+
+    def objective(index: int, ratio: float) -> Supervised:
+        classifier, text = build(index)
+        return Supervised(classifier, description=text)
+
+    return local_units(network, objective, joint=joint)
 
 
 def mlp_sr(channels: int, side: int, num_classes: int) -> nn.Sequential:

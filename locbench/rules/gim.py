@@ -22,7 +22,14 @@ def gim(
     mlp_layers: int = 2,
 ) -> list[Unit]:
     """One unit a stage, disjoint. The decoders' settings: see `Decoders`."""
-    made = Decoders(temperature, decoder, decoder_blocks, decoder_downsampling, mlp_layers)
+    decoders = Decoders(
+        temperature=temperature,
+        decoder=decoder,
+        decoder_blocks=decoder_blocks,
+        decoder_downsampling=decoder_downsampling,
+        mlp_layers=mlp_layers,
+    )
     return [
-        Unit(stage.start, stage.stop, made.after(network, stage[-1])) for stage in network.stages
+        Unit(stage.start, stage.stop, decoders.after(network, stage[-1]))
+        for stage in network.stages
     ]

@@ -36,15 +36,19 @@ def infopro(
     def own(index: int) -> tuple[nn.Module, str]:
         return conv_classifier(network, index), "conv 3x3 + 2 linear"
 
-    build, joint = scaled_or(own, network, depth, decay, multiplier)
+    build, joint = scaled_or(own, network, depth=depth, decay=decay, multiplier=multiplier)
 
     def objective(index: int, ratio: float) -> Supervised:
         classifier, text = build(index)
-        x, y = linear(x_first, x_last, ratio), linear(y_first, y_last, ratio)
-        further = Reconstruction(network.widths[index])
-        return Supervised(classifier, f"{text}, decoder", y, further, x)
+        return Supervised(
+            classifier,
+            description=f"{text}, decoder",
+            weight=linear(y_first, y_last, ratio),
+            further=Reconstruction(network.widths[index]),
+            further_weight=linear(x_first, x_last, ratio),
+        )
 
-    return local_units(network, objective, joint)
+    return local_units(network, objective, joint=joint)
 
 
 def conv_classifier(network: Network, index: int) -> nn.Sequential:

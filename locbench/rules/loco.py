@@ -34,6 +34,14 @@ def loco(
 
     The decoders' settings: see `Decoders`; the others: see `Sharing`.
     """
-    made = Decoders(temperature, decoder, decoder_blocks, decoder_downsampling, mlp_layers)
-    shared = Sharing(sharing, shared_blocks, penalty, unit_stages)
-    return shared.units(network, partial(made.after, network))
+    decoders = Decoders(
+        temperature=temperature,
+        decoder=decoder,
+        decoder_blocks=decoder_blocks,
+        decoder_downsampling=decoder_downsampling,
+        mlp_layers=mlp_layers,
+    )
+    way = Sharing(
+        sharing=sharing, shared_blocks=shared_blocks, penalty=penalty, unit_stages=unit_stages
+    )
+    return way.units(network, partial(decoders.after, network))

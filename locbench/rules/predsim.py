@@ -37,14 +37,19 @@ def predsim(
         channels = network.widths[index]
         return pooled_to(channels, sides[index], network.num_classes), "pool + linear"
 
-    build, joint = scaled_or(own, network, depth, decay, multiplier)
+    build, joint = scaled_or(own, network, depth=depth, decay=decay, multiplier=multiplier)
 
     def objective(index: int, ratio: float) -> Supervised:
         classifier, text = build(index)
-        further = SimilarityMatching(network.widths[index], network.num_classes)
-        return Supervised(classifier, f"{text}, conv 3x3", 1 - beta, further, beta)
+        return Supervised(
+            classifier,
+            description=f"{text}, conv 3x3",
+            weight=1 - beta,
+            further=SimilarityMatching(network.widths[index], network.num_classes),
+            further_weight=beta,
+        )
 
-    return local_units(network, objective, joint)
+    return local_units(network, objective, joint=joint)
 
 
 def pooled_to(channels: int, side: int, num_classes: int, most: int = FEATURES) -> nn.Sequential:
@@ -78,8 +83,8 @@ class SimilarityMatching(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             mapped = mapped if mapped.dtype == torch.float64 else mapped.float()
             labels = F.one_hot(batch.targets, self.num_classes).to(mapped.dtype)
-            own = similarity(spread(mapped), batch.sizes)
-            return F.mse_loss(own, similarity(labels, batch.sizes))
+            matrix = similarity(spread(mapped), batch.sizes)
+            return F.mse_loss(matrix, similarity(labels, batch.sizes))
 
 
 def spread(features: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class SoftlyShared(nn.Module):
     capturable = True
 
     def __init__(
-        self, stage: Sequence[Block], number: int, inner: Contrastive, penalty: float
+        self, stage: Sequence[Block], *, number: int, inner: Contrastive, penalty: float
     ) -> None:
         super().__init__()
         self.copy = copied(nn.Sequential(*stage))
@@ -68,12 +68,12 @@ def copied(module: nn.Sequential) -> nn.Sequential:
     """
     memo: dict[int, Tensor] = {id(b): b.clone() for b in module.buffers()}
     for parameter in module.parameters():
-        own = parameter.detach().clone()
-        memo[id(parameter)] = nn.Parameter(own, requires_grad=parameter.requires_grad)
+        values = parameter.detach().clone()
+        memo[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
     return copy.deepcopy(module, memo)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sharing:
     """How units overlap; errors are UserErrors that name the setting.
 
@@ -104,10 +104,10 @@ class Sharing:
                 f"{' and '.join(OVER_MORE)}, not '{self.sharing}': leave it at 2"
             )
         for key, of in (("shared_blocks", "blocks"), ("penalty", "penalty")):
-            value, wanted = getattr(self, key), self.sharing == of
-            if wanted and not value > 0:
+            value, is_used = getattr(self, key), self.sharing == of
+            if is_used and not value > 0:
                 raise UserError(f"rule.{key} = {value}: rule.sharing = '{of}' wants one above 0")
-            if value and not wanted:
+            if value and not is_used:
                 raise UserError(
                     f"rule.{key} = {value} is for rule.sharing = '{of}', not '{self.sharing}'"
                 )
@@ -121,8 +121,8 @@ class Sharing:
         units = self._by_stages(network, objective)
         if self.sharing != "upper":
             return units
-        own = [frozenset(stage) for stage in network.stages]
-        lower = [replace(u, updates=own[k]) for k, u in enumerate(units[:-1])]
+        stages = [frozenset(stage) for stage in network.stages]
+        lower = [replace(u, updates=stages[k]) for k, u in enumerate(units[:-1])]
         return [*lower, units[-1]]
 
     def _by_stages(self, network: Network, objective: Objectives) -> list[Unit]:
@@ -139,7 +139,9 @@ class Sharing:
         units = []
         for number, (stage, upper) in enumerate(below, start=2):
             blocks = network.blocks[upper.start : upper.stop]
-            soft = SoftlyShared(blocks, number, objective(upper[-1]), self.penalty)
+            soft = SoftlyShared(
+                blocks, number=number, inner=objective(upper[-1]), penalty=self.penalty
+            )
             units.append(Unit(stage.start, stage.stop, soft, ties=soft.tied))
         return [*units, Unit(first.start, second.stop, objective(second[-1]))]
 

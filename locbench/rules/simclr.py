@@ -24,6 +24,12 @@ def simclr(
 
     The decoder's settings: see `Decoders`.
     """
-    made = Decoders(temperature, decoder, decoder_blocks, decoder_downsampling, mlp_layers)
+    decoders = Decoders(
+        temperature=temperature,
+        decoder=decoder,
+        decoder_blocks=decoder_blocks,
+        decoder_downsampling=decoder_downsampling,
+        mlp_layers=mlp_layers,
+    )
     count = len(network.blocks)
-    return [Unit(0, count, made.after(network, count - 1))]
+    return [Unit(0, count, decoders.after(network, count - 1))]

@@ -1,4 +1,4 @@
-"""What the supervised rules share: cross-entropy on a classifier, and a unit for every block."""
+"""Parts of the supervised rules: cross-entropy on a classifier, and a unit for every block."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Supervised(nn.Module):
     def __init__(
         self,
         classifier: nn.Module,
+        *,
         description: str,
         weight: float = 1.0,
         further: nn.Module | None = None,
@@ -59,15 +60,15 @@ class Supervised(nn.Module):
         return self.weight * entropy + self.further_weight * further, log
 
 
-def head_unit(network: Network, start: int, recompute: bool = False) -> Unit:
+def head_unit(network: Network, *, start: int, recompute: bool = False) -> Unit:
     """The unit that ends with the network's own classifier: blocks from `start` to the last."""
     stop = len(network.blocks)
-    objective = Supervised(network.head, "classifier")
+    objective = Supervised(network.head, description="classifier")
     return Unit(start, stop, objective, recompute=recompute)
 
 
 def local_units(
-    network: Network, objective: Callable[[int, float], nn.Module], joint: int = 1
+    network: Network, objective: Callable[[int, float], nn.Module], *, joint: int = 1
 ) -> list[Unit]:
     """Blocks on their own with `objective(index, ratio)`; the last `joint` with the classifier.
 
@@ -76,7 +77,7 @@ def local_units(
     alone = len(network.blocks) - joint
     ratios = [index / max(1, alone - 1) for index in range(alone)]
     units = [Unit(k, k + 1, objective(k, ratio)) for k, ratio in enumerate(ratios)]
-    return [*units, head_unit(network, alone)]
+    return [*units, head_unit(network, start=alone)]
 
 
 def linear(first: float, last: float, ratio: float) -> float:
@@ -84,7 +85,7 @@ def linear(first: float, last: float, ratio: float) -> float:
     return first * (1 - ratio) + last * ratio
 
 
-def pooled(channels: int, num_classes: int, norm: bool = False) -> nn.Sequential:
+def pooled(channels: int, num_classes: int, *, norm: bool = False) -> nn.Sequential:
     """Global average pool and a linear classifier, with batch norm between them if asked for."""
     between = [nn.BatchNorm1d(channels)] if norm else []
     pool = nn.AdaptiveAvgPool2d(1)

@@ -19,6 +19,9 @@ ASIDE = "set-aside"  # where --fresh moves the runs it replaces
 LOCKS = ".locks"  # beside the runs and not in them: a run that is moved aside keeps no lock
 CHECKPOINT = "checkpoint.pt"
 ENCODER = "encoder.safetensors"
+# Final records by path, each with the inode, time and size of the file that it was read from: it
+# is read again where another process has put another file, or none, in its place.
+_READ: dict[Path, tuple[tuple[int, int, int], Record]] = {}
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,16 @@ class Store:
         return sorted(path.parent.name for path in self.root.glob("*/record.json"))
 
     def load(self, id: str) -> Record | None:
-        """The record of a run, None if there is none; UserError if the file is broken."""
+        """The record of a run, None if there is none; UserError if the file is broken.
+
+        A final one is read once a process and shared: who loads it may not change it.
+        """
         path = self.path(id)
         try:
+            status = path.stat()
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if path in _READ and _READ[path][0] == version:
+                return _READ[path][1]
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -62,6 +72,8 @@ class Store:
                 f"{path}: is the record of '{record.id}', not of the folder it lies in; "
                 f"delete the folder {path.parent} to run it again"
             )
+        if record.status in FINAL:
+            _READ[path] = version, record
         return record
 
     def finished(self, id: str) -> Record | None:
@@ -148,11 +160,11 @@ class Store:
 
     def readable(self) -> list[Record]:
         """Every record that is whole, by id: for looking around, past broken files."""
-        found = []
+        records = []
         for id in self.ids():
             with suppress(UserError):
-                found.append(self.load(id))
-        return [record for record in found if record is not None]
+                records.append(self.load(id))
+        return [record for record in records if record is not None]
 
     def all(self) -> list[Record]:
         """Every record, by id; UserError at the first broken one."""

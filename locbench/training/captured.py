@@ -1,4 +1,4 @@
-"""The engine's step as CUDA graphs, so that a GPU waits for no launch of a small kernel.
+"""Training steps as CUDA graphs, so that a GPU waits for no launch of a small kernel.
 
 A step of 55 blocks with an auxiliary network each is thousands of kernels, most of them shorter
 than the time Python takes to ask for one. Of every shape of a batch the first steps are taken
@@ -77,23 +77,23 @@ class CapturedEngine:
 
     def _capture(self, shape: object, batch: Batch) -> None:
         """Record the step, which is not carried out, on a copy of the batch."""
-        own = replace(batch, **{name: getattr(batch, name).clone() for name in _tensors(batch)})
+        copy = replace(batch, **{name: getattr(batch, name).clone() for name in _tensors(batch)})
         graph, parameters = torch.cuda.CUDAGraph(), self.engine.parameters()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        here = torch.cuda.stream(torch.cuda.current_stream())  # afterwards, come what may
+        current = torch.cuda.stream(torch.cuda.current_stream())  # afterwards, come what may
         try:
-            with here, torch.cuda.graph(graph, self._pool, torch.cuda.Stream()):
-                result = self.engine.step(own)
+            with current, torch.cuda.graph(graph, self._pool, torch.cuda.Stream()):
+                result = self.engine.step(copy)
         except RuntimeError as error:
             torch.cuda.synchronize()
             for parameter in parameters:
                 parameter.grad = None
-            why = str(error).splitlines()[0]
-            logger.warning("steps are taken one by one, and not as a CUDA graph: %s", why)
+            reason = str(error).splitlines()[0]
+            logger.warning("steps are taken one by one, and not as a CUDA graph: %s", reason)
             self._possible = False  # torch may not be as it was
             return
         gradients = [(p, p.grad) for p in parameters if p.grad is not None]
-        self._captures[shape] = _Capture(graph, own, gradients, result)
+        self._captures[shape] = _Capture(graph, copy, gradients, result)
 
 
 def stepping(engine: Engine, device: torch.device, batches: int = 1) -> Engine | CapturedEngine:

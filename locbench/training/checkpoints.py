@@ -1,4 +1,4 @@
-"""Checkpoints for going on, and encoders for leaving the project."""
+"""Files of weights: checkpoints that a run goes on from, and encoders for use elsewhere."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     _write(path, buffer.getvalue(), "checkpoint")
 
 
-def _write(path: Path, content: bytes, what: str) -> None:
+def _write(path: Path, content: bytes, kind: str) -> None:
     try:
         write_atomic(path, content)
     except OSError as error:
         raise RunFailed(
-            f"cannot save the {what} {path} ({error.strerror or error}); "
+            f"cannot save the {kind} {path} ({error.strerror or error}); "
             f"make room or permission there and start again"
         ) from error
 

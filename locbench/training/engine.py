@@ -1,4 +1,4 @@
-"""The local step: one engine that trains any list of units.
+"""The engine: one training step of any list of units, each with a backward pass of its own.
 
 The network is cut at every unit's start and stop; the pieces are segments. A segment runs forward
 once a step on a detached leaf and keeps a graph of its own. As soon as a unit's last segment is
@@ -113,10 +113,10 @@ class Engine:
             last |= {id(p): (p, (i, len(self.segments))) for p in own}
             for t in range(len(self.segments) - 1, -1, -1):
                 last |= {id(p): (p, (i, t)) for p in self._parameters[i][t]}
-        found: dict[tuple[int, int], list[nn.Parameter]] = {}
-        for parameter, place in last.values():
-            found.setdefault(place, []).append(parameter)
-        return found
+        complete: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for parameter, backward in last.values():
+            complete.setdefault(backward, []).append(parameter)
+        return complete
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter that some unit updates, blocks first, ties last, each once."""

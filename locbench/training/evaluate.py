@@ -31,8 +31,9 @@ class Scores:
 @torch.no_grad()
 def evaluate(
     network: Network,
+    *,
     split: Images,
-    aug: Settings,
+    augmentation: Settings,
     resolution: int,
     device: torch.device,
     autocast: torch.dtype | None = None,
@@ -52,7 +53,7 @@ def evaluate(
     chunk = CHUNK if device.type == "cpu" else max(CHUNK, GPU_PIXELS // resolution**2)
     # Each process has its share of the chunks, and no chunk is another for it.
     for part in torch.arange(len(split)).split(chunk)[rank() :: world_size()]:
-        view = test_view(split.batch(part).to(device), resolution, aug)
+        view = test_view(split.batch(part).to(device), resolution, augmentation)
         targets = split.targets[part].to(device)
         precision = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
         with precision:
@@ -73,5 +74,5 @@ def evaluate(
 
 def _hits(logits: Tensor, targets: Tensor, k: int) -> Tensor:
     """How many targets are among the k largest logits."""
-    found = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return (found == targets[:, None]).sum()
+    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return (top == targets[:, None]).sum()

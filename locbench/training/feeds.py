@@ -1,4 +1,4 @@
-"""What a run is fed, step by step: two views of every image, or one view and its label.
+"""Batches of a run, step by step: two views of every image, or one view and its label.
 
 Every draw comes from (seed, step), so that a run that goes on sees what it would have seen, and
 is made for the whole step: each process takes its share of it, and of that a batch at a time.
@@ -66,9 +66,9 @@ class Feed(ABC):
         if self.on_gpu:
             indices = send(indices, self.device)  # once for all gathers, without waiting
         images = self.train.batch(indices).to(self.device, non_blocking=True)
-        more, following = divmod(number + 1, self.batches)
-        if self.streaming and step + more < self.total:
-            self.train.prefetch(self._share(step + more, following)[0])
+        steps, next_number = divmod(number + 1, self.batches)
+        if self.streaming and step + steps < self.total:
+            self.train.prefetch(self._share(step + steps, next_number)[0])
         batch = self._batch(images, indices, step, part)
         return replace(batch, weight=len(indices) / part.whole, sizes=sizes)
 
@@ -122,10 +122,10 @@ class ViewsFeed(Feed):
         return step * self.size // self.images
 
     def steps(self, epochs: float) -> int:
-        return count_warmup(self.images, epochs, self.size)
+        return count_warmup(self.images, epochs=epochs, batch=self.size)
 
     def _count(self) -> int:
-        return count_steps(self.images, self.recipe.schedule.epochs, self.size)
+        return count_steps(self.images, epochs=self.recipe.schedule.epochs, batch=self.size)
 
     def _indices(self, step: int) -> Tensor:
         return stream(self.seed, self.images, step * self.size, (step + 1) * self.size)
@@ -172,11 +172,10 @@ class LabelsFeed(Feed):
         return self.recipe.schedule.epochs * self._steps_an_epoch
 
     def _indices(self, step: int) -> Tensor:
-        epoch, place = divmod(step, self._steps_an_epoch)
-        start, stop = place * self.size, min((place + 1) * self.size, self.images)
-        return stream(
-            self.seed, self.images, epoch * self.images + start, epoch * self.images + stop
-        )
+        epoch, number = divmod(step, self._steps_an_epoch)
+        start, stop = number * self.size, min((number + 1) * self.size, self.images)
+        before = epoch * self.images
+        return stream(self.seed, self.images, before + start, before + stop)
 
     def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
         pixels = self.augment.pixels(images, generator(self.seed, "augmentation", step), part)
@@ -184,7 +183,7 @@ class LabelsFeed(Feed):
         return Batch(normalise(pixels, self.recipe.augmentation), targets, pixels)
 
 
-def make_feed(recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> Feed:
+def make_feed(recipe: Recipe, *, data: ImageData, seed: int, device: torch.device) -> Feed:
     """The feed that the recipe's augmentation asks for."""
     kind = LabelsFeed if recipe.gives == "label" else ViewsFeed
     return kind(recipe, data, seed, device)

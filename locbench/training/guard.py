@@ -1,4 +1,4 @@
-"""What protects a run: no step on a non-finite loss, precision chosen by what the device has."""
+"""Safety of a run: no step on a non-finite loss; device and precision as the machine has them."""
 
 from __future__ import annotations
 

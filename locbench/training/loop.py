@@ -1,4 +1,4 @@
-"""Pretraining: the loop around the engine, which can be killed at any step and go on."""
+"""Training loop: steps of the engine, curves and checkpoints; killed at any step it can go on."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 def unit_name(network: nn.Module, unit: Unit) -> str:
     """How people see a unit: 'stages 1-2', or its blocks where they are not whole stages."""
-    held = [
-        k + 1
-        for k, stage in enumerate(network.stages)
+    stages = [
+        number
+        for number, stage in enumerate(network.stages, start=1)
         if unit.start <= stage.start and stage.stop <= unit.stop
     ]
-    if sum(len(network.stages[k - 1]) for k in held) != unit.stop - unit.start:
-        several = f"blocks {unit.start + 1}-{unit.stop}"
-        return several if unit.stop - unit.start > 1 else f"block {unit.stop}"
-    return f"stage {held[0]}" if len(held) == 1 else f"stages {held[0]}-{held[-1]}"
+    first, last = unit.start + 1, unit.stop
+    if sum(len(network.stages[number - 1]) for number in stages) != unit.stop - unit.start:
+        return f"block {last}" if first == last else f"blocks {first}-{last}"
+    return f"stage {stages[0]}" if len(stages) == 1 else f"stages {stages[0]}-{stages[-1]}"
 
 
 class Trainer:
@@ -85,7 +85,7 @@ class Trainer:
         self.names = [unit_name(self.network, unit) for unit in self.engine.units]
         self.optimizer = make_optimizer(self.engine.parameters(), recipe.optimizer)
         self.guard = FiniteGuard(self.engine.parameters(), self.device)
-        self.feed = make_feed(recipe, data, seed, self.device)
+        self.feed = make_feed(recipe, data=data, seed=seed, device=self.device)
         self.stepping = stepping(self.engine, self.device, self.feed.batches)
         self.total = self.feed.total
         self.window = max(1, min(LONGEST_WINDOW, self.total // WINDOWS))
@@ -106,8 +106,11 @@ class Trainer:
         """The rate of the step that comes after `done` steps."""
         schedule, peak, feed = self.recipe.schedule, self.recipe.optimizer.lr, self.feed
         if isinstance(schedule, EpochCosine):
-            return epoch_cosine(min(feed.epoch(done) + 1, schedule.epochs), schedule, peak)
-        return warmup_cosine(done, feed.total, feed.steps(schedule.warmup_epochs), peak)
+            return epoch_cosine(
+                min(feed.epoch(done) + 1, schedule.epochs), schedule=schedule, base=peak
+            )
+        warmup = feed.steps(schedule.warmup_epochs)
+        return warmup_cosine(done, total=feed.total, warmup=warmup, base=peak)
 
     def train_step(self) -> None:
         """One step of all units; losses stay on the device."""
@@ -123,8 +126,8 @@ class Trainer:
     def _forward_backward(self, number: int) -> Tensor:
         """Gradients of one batch of the step; its losses and figures, by its share of the step."""
         # Where there is dropout every batch has its own.
-        own = (number, rank()) if number or rank() else ()
-        torch.manual_seed(derive(self.seed, "step", self.step, *own))
+        place = (number, rank()) if number or rank() else ()
+        torch.manual_seed(derive(self.seed, "step", self.step, *place))
         batch = self.feed.batch(self.step, number)
         losses, logs = self.stepping.step(batch, last=number + 1 == self.feed.batches)
         self._figures = [(n, key) for n, log in zip(self.names, logs, strict=True) for key in log]
@@ -185,10 +188,10 @@ class Trainer:
         state = load_shared(checkpoint)
         if state is None:
             return
-        made = state.get("arithmetic", self.arithmetic)
-        if made != self.arithmetic:
+        arithmetic = state.get("arithmetic", self.arithmetic)
+        if arithmetic != self.arithmetic:
             raise UserError(
-                f"{checkpoint} was made with {made}, and this is {self.arithmetic}; "
+                f"{checkpoint} was made with {arithmetic}, and this is {self.arithmetic}; "
                 f"go on with that, or move it away to start this run from the beginning"
             )
         try:
@@ -232,9 +235,14 @@ class Trainer:
         # An objective without `logits` answers nothing by itself, and is not tested.
         answering = [unit for unit in units if hasattr(unit.objective, "logits")]
         auxiliary = {unit.stop - 1: unit.objective for unit in answering}
-        aug, side = self.recipe.augmentation, self.recipe.data.resolution
         scores = evaluate(
-            self.network, self.data.test, aug, side, self.device, self.precision, auxiliary
+            self.network,
+            split=self.data.test,
+            augmentation=self.recipe.augmentation,
+            resolution=self.recipe.data.resolution,
+            device=self.device,
+            autocast=self.precision,
+            auxiliary=auxiliary,
         )
         curve = self.curves["test"]
         for key, value in (("step", self.step), ("top1", scores.top1), ("top5", scores.top5)):

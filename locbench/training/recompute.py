@@ -48,9 +48,9 @@ class _Recomputed(torch.autograd.Function):
         ):
             output = ctx.block(features)
         tensors, needed = (features, *ctx.parameters), ctx.needs_input_grad[1:]
-        wanted = [tensor for tensor, asked in zip(tensors, needed, strict=True) if asked]
-        found = iter(torch.autograd.grad(output, wanted, gradient))
-        return None, *(next(found) if asked else None for asked in needed)
+        inputs = [tensor for tensor, needs in zip(tensors, needed, strict=True) if needs]
+        gradients = iter(torch.autograd.grad(output, inputs, gradient))
+        return None, *(next(gradients) if needs else None for needs in needed)
 
 
 def _captured(block: nn.Module, features: Tensor) -> bool:

@@ -7,7 +7,7 @@ import math
 from locbench.recipes.schema import EpochCosine
 
 
-def epoch_cosine(epoch: int, schedule: EpochCosine, base: float) -> float:
+def epoch_cosine(epoch: int, *, schedule: EpochCosine, base: float) -> float:
     """The rate of an epoch, counted from 1: half a cosine that is 0 in the last (AugLocal's code).
 
     Over the warm-up's epochs it is mixed with `warmup_lr`, which the first has.
@@ -19,7 +19,7 @@ def epoch_cosine(epoch: int, schedule: EpochCosine, base: float) -> float:
     return rate * share + schedule.warmup_lr * (1 - share)
 
 
-def warmup_cosine(step: int, total: int, warmup: int, base: float) -> float:
+def warmup_cosine(step: int, *, total: int, warmup: int, base: float) -> float:
     """Linear from 0 to `base` over `warmup` steps, then half a cosine to 0 over the rest.
 
     The schedule of the SimCLR code, per step, without restart (LoCo sec. 5.1).
@@ -29,11 +29,11 @@ def warmup_cosine(step: int, total: int, warmup: int, base: float) -> float:
     return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def count_steps(images: int, epochs: float, batch: int) -> int:
+def count_steps(images: int, *, epochs: float, batch: int) -> int:
     """Steps of a schedule: images * epochs // batch + 1, as the SimCLR code counts."""
     return int(images * epochs) // batch + 1
 
 
-def count_warmup(images: int, epochs: float, batch: int) -> int:
+def count_warmup(images: int, *, epochs: float, batch: int) -> int:
     """Steps of the warm-up: images * epochs // batch, rounded down as in the SimCLR code."""
     return int(images * epochs) // batch

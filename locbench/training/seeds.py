@@ -1,4 +1,4 @@
-"""Random draws that depend on nothing but (seed, what for, where), so that a run can go on."""
+"""Seeds: a random draw depends on (seed, purpose, position) alone, so that a run can go on."""
 
 from __future__ import annotations
 

@@ -13,9 +13,8 @@ from fabricate import SETS, call, complaint, fill, image_folder, record
 from locbench.paths import runs_dir
 from locbench.published.load import load_table
 from locbench.runs.encoders import ENCODER
-from locbench.runs.store import CHECKPOINT
 from locbench.runs.plan import Options, make_plan
-from locbench.runs.store import Store
+from locbench.runs.store import CHECKPOINT, Store
 from locbench.training.loop import Trainer
 from locbench.units import Batch
 

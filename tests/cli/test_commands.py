@@ -1,6 +1,5 @@
 """What commands print for people and programs, between the arguments and the runs."""
 
-import csv
 import dataclasses
 import io
 import json
@@ -16,6 +15,8 @@ from locbench.errors import UserError
 from locbench.paths import runs_dir
 from locbench.published.load import load_table
 from locbench.recipes.load import load_recipe
+from locbench.report.filled import fill_table
+from locbench.report.layout import sections
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
@@ -63,26 +64,6 @@ def test_a_terminal_shows_the_paper_then_claims_then_what_is_ours(store):
     assert "paper" not in rest and "✓" not in rest, "no published numbers, no claims, one note"
 
 
-def test_every_format_gives_mean_deviation_and_n_of_three_seeds(store):
-    plan = filled(store, seeds=3)
-    texts = {
-        "rich": "41.0 ± 0.25 (3)",
-        "md": "| 41.0 ± 0.25 (3) |",
-        "latex": r"41.0 $\pm$ 0.25 (3)",
-    }
-    for format, wanted in texts.items():
-        assert wanted in commands.render(plan, store, format)
-    rows = list(csv.DictReader(io.StringIO(commands.render(plan, store, "csv"))))
-    cells = json.loads(commands.render(plan, store, "json"))["cells"]
-    assert len(rows) == len(cells) == len(plan.cells)
-    where = {"method": "LoCo", "network": "ResNet-50", "column_key": "linear_top1"}
-    found = [row for row in (*rows, *cells) if where.items() <= row.items()]
-    assert len(found) == 2
-    for row in found:
-        assert (float(row["measured"]), float(row["spread"]), int(row["n"])) == (41.0, 0.25, 3)
-        assert int(row["epochs"]) == 800
-
-
 def test_json_and_csv_are_one_document_with_claims(store):
     plan = filled(store)
     found = json.loads(commands.render(plan, store, "json"))
@@ -90,13 +71,6 @@ def test_json_and_csv_are_one_document_with_claims(store):
     assert [claim["holds"] for claim in found["claims"]] == [True, True, True, False]
     assert sum(cell["baseline"] for cell in found["cells"]) == 5
     assert commands.render(plan, store, "csv").count("\n") == 1 + len(plan.cells)
-
-
-def test_markdown_and_latex_have_two_tables(store):
-    plan = filled(store)
-    assert commands.render(plan, store, "md").count("\n| --- |") == 2
-    latex = commands.render(plan, store, "latex")
-    assert latex.count(r"\begin{table}") == 2 and r"\label{tab:loco-table1-beside}" in latex
 
 
 def test_a_selection_may_leave_only_what_is_ours(store):
@@ -117,14 +91,13 @@ def test_nothing_measured_yet_is_a_table_too(store):
 
 def test_rows_beside_are_told_apart_by_all_labels_where_it_takes_them(store):
     plan = filled(store)
-    cells = commands.frame(plan, store)
-    assert commands._labels(plan.table, cells) == ["method", "network"]
+    assert sections(fill_table(plan, store))[1].labels == ["method", "network"]
     twice = dataclasses.replace(
         plan.table.rows[7], labels={**plan.table.rows[7].labels, "epochs": 9}
     )
     table = dataclasses.replace(plan.table, rows=(*plan.table.rows, twice))
-    cells = commands.frame(make_plan(table, Options()), store)
-    assert commands._labels(table, cells) == list(table.label_names)
+    _, beside = sections(fill_table(make_plan(table, Options()), store))
+    assert beside.labels == list(table.label_names)
 
 
 # --- announcements ---------------------------------------------------------------------------
@@ -171,7 +144,7 @@ def test_a_dry_run_lists_every_run_with_time_and_disk(store, capsys):
 def pretrained(store):
     """A pretraining in the store that was made with other probe settings than the recipe's."""
     recipe = load_recipe("loco/imagenet", "smoke", {"probe.epochs": 20, "optimizer.lr": 0.125})
-    data = by_kind(make_plan(load_table("loco/table1"), Options()), "pretrain").fingerprint
+    data = by_kind(make_plan(load_table("loco/table1"), Options()), "pretrain").data
     spec = RunSpec("pretrain", recipe, "loco", "resnet50", 7, data)
     store.save(record(spec))
     return spec
@@ -180,7 +153,7 @@ def pretrained(store):
 def test_the_probe_of_a_run_has_the_runs_own_recipe_seed_and_data(store, pretrained):
     probe = commands.plan_run_probe(pretrained.id[:14], store, {})
     assert probe.parent.id == pretrained.id and probe.seed == 7
-    assert probe.recipe == pretrained.recipe and probe.fingerprint == pretrained.fingerprint
+    assert probe.recipe == pretrained.recipe and probe.data == pretrained.data
     moco = commands.plan_run_probe(pretrained.id, store, {"probe.profile": "moco"})
     assert moco.recipe.probe.momentum == 0.9 and moco.recipe.optimizer.lr == 0.125
     assert moco.parent.id == pretrained.id and moco.id != probe.id

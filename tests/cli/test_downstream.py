@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fabricate import fill
 from rich.console import Console
 
 from locbench.cli import app as cli
@@ -13,9 +14,9 @@ from locbench.cli import downstream as transfer
 from locbench.cli.downstream import Asked
 from locbench.errors import UserError
 from locbench.evaluation.downstream import shapes
-from locbench.paths import results_dir
 from locbench.published.load import load_table
 from locbench.recipes.load import load_joint, load_recipe
+from locbench.report import check
 from locbench.runs.plan import Options, Planner, make_plan
 from locbench.runs.record import Record
 from locbench.runs.spec import training_spec
@@ -30,7 +31,8 @@ def test_coco_takes_the_pretraining_of_table_1_and_an_untrained_rival(tmp_path):
     plan = plan_of(tmp_path, data="coco", frozen=True)
     [spec], [rival] = plan.specs, plan.rivals
     assert spec.kind == rival.kind == "detect" and rival.untrained and not spec.untrained
-    assert spec.parent.id in Store(results_dir() / "records").ids()
+    reference = check.reference_store().all()
+    assert spec.parent.any_precision in check.any_precision(reference).values()
     assert spec.id.startswith("detect-loco-resnet50-coco-shapes-frozen-smoke-s1234-")
     trained = plan_of(tmp_path, data="coco", frozen=False)
     assert not trained.rivals and trained.specs[0].id != spec.id
@@ -103,19 +105,7 @@ def test_what_is_wrong_with_the_words(tmp_path):
 def a_run(store: Path, scale: str = "smoke") -> str:
     """A finished pretraining in the store, as far as a detector's plan looks at it."""
     spec = plan_of(store, data="coco", frozen=True, scale=scale).specs[0].parent
-    record = Record(
-        id=spec.id,
-        kind=spec.kind,
-        status="done",
-        scale=spec.scale,
-        seed=spec.seed,
-        identity=spec.identity,
-        recipe=spec.recipe.as_dict(),
-        rule={"name": spec.rule},
-        network={"name": spec.network},
-    )
-    Store(store).folder(spec.id).mkdir(parents=True)
-    Store(store).save(record)
+    fill([spec], Store(store))
     return spec.id
 
 

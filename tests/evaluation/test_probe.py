@@ -15,9 +15,7 @@ from locbench.evaluation.probe import (
     LinearProbe,
     ProbeDiverged,
     calibrate,
-    learning_rate,
     pixel_baseline,
-    pooled_features,
     read,
 )
 from locbench.networks import Block, Network
@@ -28,9 +26,9 @@ from locbench.recipes.load import load_recipe
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Augmentation, Data, Probe, Training
 from locbench.recipes.schema import Network as Settings
-from locbench.runs.context import Workshop
+from locbench.runs.context import Context
 from locbench.runs.encoders import probed_encoder
-from locbench.runs.spec import plan_probe
+from locbench.runs.kinds.probe import probe_spec
 from locbench.runs.store import Store
 from locbench.training.guard import Diverged
 from locbench.training.loop import Trainer
@@ -53,7 +51,14 @@ def colour_network(classes: int) -> Network:
     fc = nn.Linear(3, classes)
     block = Block(stem, 3, 3, 1, nn.Identity)
     parts = {"stem": stem, "fc": fc}
-    return Network(parts, [block], [range(1)], [0], pooled_classifier(fc), classes)
+    return Network(
+        parts,
+        blocks=[block],
+        stages=[range(1)],
+        out_indices=[0],
+        head=pooled_classifier(fc),
+        num_classes=classes,
+    )
 
 
 def tiny_network(name: str = "resnet50", classes: int = 3) -> Network:
@@ -115,9 +120,8 @@ def test_separable_features_are_separated(augment):
     assert score.top5 == 100
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_labels_that_say_nothing_leave_chance(augment):
-    (score,) = make_probe(data=coloured_data(shuffled=True), augment=augment, lr=0.1).fit(silent)
+def test_labels_that_say_nothing_leave_chance():
+    (score,) = make_probe(data=coloured_data(shuffled=True), lr=0.1).fit(silent)
     assert 33.3 - 10 < score.last < 33.3 + 10  # 3.7 standard deviations of 300 test images
 
 
@@ -166,30 +170,6 @@ def test_evaluating_in_parts_changes_nothing(monkeypatch):
 # --- features --------------------------------------------------------------------------------
 
 
-def test_pooled_features_are_averages_of_the_blocks_outputs():
-    network = tiny_network().eval()
-    images = torch.randn(2, 3, 16, 16)
-    pooled = pooled_features(network, images, [0, 2, 4])
-    with torch.no_grad():
-        for mine, features in zip(pooled, network.features_at(images, [0, 2, 4]), strict=True):
-            torch.testing.assert_close(mine, features.mean(dim=(2, 3)))
-            assert mine.dtype == torch.float32 and not mine.requires_grad
-
-
-def test_cached_features_are_those_of_each_image_alone(monkeypatch):
-    data = coloured_data(images=30)
-    monkeypatch.setattr(probing, "CHUNK", 7)
-    probe = make_probe(tiny_network(), data, blocks="all")
-    cached, targets = probe._centre_features(data.train)
-    assert torch.equal(targets, data.train.targets)
-    for i in (0, 6, 7, 29):
-        view = centre(data.train.images[i : i + 1], SIDE, WHOLE)
-        for whole, alone in zip(
-            cached, pooled_features(probe.network, view, probe.blocks), strict=True
-        ):
-            torch.testing.assert_close(whole[i : i + 1], alone)
-
-
 def test_the_cache_is_a_short_cut_and_nothing_else():
     """With crops of the whole image, augmenting anew every epoch must come to the same."""
     quick, slow = (make_probe(tiny_network(), augment=augment) for augment in (False, True))
@@ -224,18 +204,6 @@ def test_augmented_epochs_and_batches_differ_and_come_again():
     assert all(map(torch.equal, batches(1), (c, d)))
 
 
-def test_every_epoch_shows_every_image_once_in_a_new_order():
-    probe = make_probe(data=coloured_data(images=50))
-    index = torch.arange(50.0)[:, None]
-    orders = []
-    for epoch in range(2):
-        seen = [f[0] for f, _ in probe._batches(epoch, ([index], probe.data.train.targets))]
-        assert [len(part) for part in seen] == [16, 16, 16, 2]
-        orders.append(torch.cat(seen).flatten())
-        assert torch.equal(orders[-1].sort().values, index.flatten())
-    assert not torch.equal(*orders)
-
-
 def test_a_split_that_decodes_as_it_goes_is_told_what_comes_next():
     class Streaming(Split):
         calls: list = []  # noqa: RUF012
@@ -262,9 +230,8 @@ def test_a_split_that_decodes_as_it_goes_is_told_what_comes_next():
 # --- every block -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_probing_every_block_gives_one_accuracy_a_block(name):
-    network = tiny_network(name)
+def test_probing_every_block_gives_one_accuracy_a_block():
+    network = tiny_network()
     scores = make_probe(network, blocks="all", epochs=1, lr=0.01).fit(silent)
     assert len(scores) == len(network.blocks)
     assert len({score.last for score in scores}) > 1
@@ -278,7 +245,7 @@ def test_a_blocks_accuracy_does_not_depend_on_the_others_probed():
 
 
 def test_classifiers_start_as_mocos_do():
-    probe = make_probe(NETWORKS.get("resnet50")(Settings(blocks=1), num_classes=3), blocks="all")
+    probe = make_probe(NETWORKS.get("resnet50")(Settings(width=0.5, blocks=1)), blocks="all")
     for head in probe.heads:
         assert not head.bias.detach().any()
         assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.25)
@@ -325,12 +292,6 @@ def test_the_rate_falls_to_a_tenth_at_every_milestone():
     assert [len(rates) for rates in by_epoch] == [1] * 7
     found = [rate for rates in by_epoch for rate in rates]
     assert found == pytest.approx([30, 30, 3, 0.3, 0.3, 0.3, 0.03])
-
-
-def test_the_papers_schedule():
-    settings = load_recipe("loco/imagenet", "paper").probe
-    rates = [learning_rate(settings, epoch) for epoch in (0, 29, 30, 59, 60, 89, 90, 99)]
-    assert rates == pytest.approx([30, 30, 3, 3, 0.3, 0.3, 0.03, 0.03])
 
 
 def test_profiles_differ_in_momentum_and_milestones_alone():
@@ -454,10 +415,10 @@ def test_calibration_reads_a_bounded_part_of_the_training_images(monkeypatch):
 
 def test_an_untrained_network_is_probed_with_the_datas_statistics(tmp_path):
     data = coloured_data()
-    shop = Workshop(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
+    context = Context(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
     fingerprint = {"name": "fake", "version": 1, "checksum": data.checksum}
-    spec = plan_probe(recipe_of(), UNTRAINED, "resnet50", 3, fingerprint)
-    network = probed_encoder(spec, shop, CPU)
+    spec = probe_spec(recipe_of(), UNTRAINED, "resnet50", seed=3, data=fingerprint)
+    network = probed_encoder(spec, context, CPU)
     assert all(norm.running_mean.abs().min() > 0 for norm in norms_of(network))
     trainer = Trainer(recipe_of(), "simclr", "resnet50", 3, data, "cpu")
     initial = dict(trainer.network.named_parameters())
@@ -488,11 +449,6 @@ def test_separable_pixels_are_separated():
     fits = len(probing.PENALTIES)
     assert [(done, of) for done, of, _ in told] == [(k, fits + 1) for k in range(1, fits + 1)]
     assert max(figures["top1"] for *_, figures in told) > 99
-
-
-def test_pixels_that_say_nothing_leave_chance():
-    accuracy = pixel_baseline(coloured_data(shuffled=True), SIDE, recipe_of())
-    assert 33.3 - 10 < accuracy < 33.3 + 10
 
 
 def noisy_data(train: int) -> ImageData:

@@ -1,13 +1,12 @@
 """The networks for small images: their published size, shapes and initialisation."""
 
-from functools import cache
-
 import pytest
 import torch
+from meta import on_meta
+from pairs import FAMILIES
 from torch import nn
 
 from locbench.evaluation.cost.operations import multiply_adds, parameters
-from locbench.networks import Network
 from locbench.networks.base import he_normal
 from locbench.plugins.registry import NETWORKS
 from locbench.recipes.schema import Network as Settings
@@ -34,46 +33,30 @@ SIDES = {
     "efficientnet_b0": (32, 16, 8, 4, 4, 2, 2),
     "regnetx_400mf": (32, 32, 16, 8),
 }
+small_families = pytest.mark.parametrize("name", [n for n in PUBLISHED if n in FAMILIES])
 
 
-@pytest.fixture(params=PUBLISHED)
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
+full = {"resnet110": pytest.mark.full}
 
 
-@cache
-def on_meta(name: str, **settings) -> Network:
-    with torch.device("meta"):
-        return NETWORKS.get(name)(Settings(**settings))
-
-
-def test_blocks_parameters_and_multiply_adds_are_the_published_ones(name):
+@pytest.mark.parametrize("name", [pytest.param(n, marks=full.get(n, ())) for n in PUBLISHED])
+def test_size_cost_and_maps_are_the_published_ones(name):
     network = on_meta(name)
     blocks, weights, operations = PUBLISHED[name]
     assert (len(network.blocks), parameters(network)) == (blocks, weights)
     assert multiply_adds([*network.blocks, network.head], (3, 32, 32)) == operations
+    for scale in (1, 3):  # 32x32 images, and the 96x96 ones of STL-10
+        images = torch.empty(1, 3, 32 * scale, 32 * scale, device="meta")
+        maps = network.features_at(images, [stage[-1] for stage in network.stages])
+        assert [m.shape[-1] for m in maps] == [scale * side for side in SIDES[name]]
 
 
-@pytest.mark.parametrize("scale", [1, 3])
-def test_maps_have_the_published_sides(name, scale):
-    """32x32 images, and the 96x96 ones of STL-10."""
-    network = on_meta(name)
-    images = torch.empty(1, 3, 32 * scale, 32 * scale, device="meta")
-    maps = network.features_at(images, [stage[-1] for stage in network.stages])
-    assert tuple(found.shape[-1] for found in maps) == tuple(scale * side for side in SIDES[name])
-    assert network.head(maps[-1]).shape == (1, 10)
-
-
+@small_families
 def test_the_stem_is_the_small_one_whatever_the_settings_say(name):
-    shapes = [
-        {
-            key: tensor.shape
-            for key, tensor in on_meta(name, stem=stem, blocks=1).state_dict().items()
-        }
-        for stem in ("imagenet", "small")
-    ]
+    networks = [on_meta(name, stem=stem, blocks=1) for stem in ("imagenet", "small")]
+    shapes = [{key: t.shape for key, t in net.state_dict().items()} for net in networks]
     assert shapes[0] == shapes[1]
-    stem = next(m for m in on_meta(name, blocks=1).modules() if isinstance(m, nn.Conv2d))
+    stem = next(m for m in networks[0].modules() if isinstance(m, nn.Conv2d))
     assert (stem.in_channels, stem.kernel_size, stem.stride) == (3, (3, 3), (1, 1))
 
 
@@ -91,8 +74,8 @@ def assert_fresh_weights(module: nn.Module) -> None:
                 assert part.weight.abs().max() > 2 * wanted
 
 
+@small_families
 def test_weights_start_as_in_the_paper_in_the_network_and_in_blocks_of_its_kind(name):
-    torch.manual_seed(0)
     network = NETWORKS.get(name)(Settings(width=0.5, blocks=2), num_classes=10)
     assert_fresh_weights(network)
     for index in (0, 2, len(network.blocks) - 1):
@@ -102,7 +85,6 @@ def test_weights_start_as_in_the_paper_in_the_network_and_in_blocks_of_its_kind(
 
 
 def test_he_normal_changes_nothing_but_convolutions():
-    torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(8, 2))
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     assert he_normal(module) is module
@@ -110,21 +92,7 @@ def test_he_normal_changes_nothing_but_convolutions():
     assert same == {"0.bias", "2.weight", "2.bias"}
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("widths", [(16, 16), (16, 64), (32, 16)])
-def test_every_block_makes_others_of_any_width_and_stride(name, widths, stride):
-    network = on_meta(name, blocks=1)
-    features = torch.empty(1, widths[0], 9, 9, device="meta")
-    with torch.device("meta"):
-        for block in network.blocks:
-            made = block.like(*widths, stride)
-            side = -(-9 // stride)
-            assert made(features).shape == (1, widths[1], side, side)
-            assert {id(p) for p in made.parameters()}.isdisjoint(
-                id(p) for p in network.parameters()
-            )
-
-
+@small_families
 def test_a_block_like_another_has_its_shapes_and_none_of_its_weights(name):
     network = NETWORKS.get(name)(Settings(width=0.25, blocks=1), num_classes=10)
     for block in network.blocks[1:-1]:
@@ -133,12 +101,3 @@ def test_a_block_like_another_has_its_shapes_and_none_of_its_weights(name):
         assert {k: t.shape for k, t in ours.items()} == {k: t.shape for k, t in theirs.items()}
         drawn = [key for key, tensor in ours.items() if tensor.dim() == 4]
         assert drawn and not [key for key in drawn if torch.equal(ours[key], theirs[key])]
-
-
-def test_bf16_runs_forward_and_backward(name):
-    network = NETWORKS.get(name)(Settings(width=0.125, blocks=1), num_classes=10)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = network(torch.rand(4, 3, 16, 16))
-    logits.float().square().sum().backward()
-    assert logits.dtype == torch.bfloat16
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

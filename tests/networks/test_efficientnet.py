@@ -1,17 +1,16 @@
 """EfficientNet-B0: torchvision's blocks after a stem of stride 1, no branch dropped."""
 
+from functools import partial
+
 import pytest
 import torch
 import torchvision
+from meta import meta_device, on_meta
 from torch import nn
 
-from locbench.networks.efficientnet import efficientnet_b0, mbconv
-from locbench.recipes.schema import Network as Settings
+from locbench.networks.efficientnet import mbconv
 
-
-def meta(**settings):
-    with torch.device("meta"):
-        return efficientnet_b0(Settings(**settings))
+meta = partial(on_meta, "efficientnet_b0")
 
 
 def test_layout_is_that_of_the_table():
@@ -29,7 +28,7 @@ def test_layout_is_that_of_the_table():
 
 def test_the_blocks_are_torchvisions_efficientnets():
     """All of its features but the stem's stride and the closing convolution."""
-    with torch.device("meta"):
+    with meta_device():
         theirs = torchvision.models.efficientnet_b0()
     modules = [part for stage in theirs.features[1:8] for part in stage]
     for block, module in zip(meta().blocks[1:], modules, strict=True):

@@ -1,17 +1,16 @@
 """MobileNetV2: rows of the paper's table, ReLU, and projected shortcuts at stride 1."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from meta import on_meta
 from torch import nn
 
-from locbench.networks.mobilenet import InvertedResidual, mobilenet_v2
-from locbench.recipes.schema import Network as Settings
+from locbench.networks.mobilenet import InvertedResidual
 
-
-def meta(**settings):
-    with torch.device("meta"):
-        return mobilenet_v2(Settings(**settings))
+meta = partial(on_meta, "mobilenet_v2")
 
 
 def test_layout_is_that_of_the_table():
@@ -64,10 +63,3 @@ def test_a_block_is_what_the_formula_says(out_channels, stride, shortcut):
         expected = expected + block.shortcut(features)
     assert wide.max() > 6
     torch.testing.assert_close(block(features), expected)
-
-
-def test_settings_give_as_many_blocks_to_every_stage():
-    network = meta(blocks=2, width=0.25)
-    assert [stage.stop for stage in network.stages] == [3, 5, 7, 9, 11, 13, 16]
-    assert network.widths[:6] == (8, 8, 8, 8, 8, 8)  # 8, 4, 4, 6, 6, 8
-    assert network.widths[-2:] == (80, 320)

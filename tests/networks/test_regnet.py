@@ -1,16 +1,15 @@
 """RegNetX-400MF: torchvision's bottlenecks in groups of 16 channels."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from meta import on_meta
 
-from locbench.networks.regnet import bottleneck, regnetx_400mf
-from locbench.recipes.schema import Network as Settings
+from locbench.networks.regnet import bottleneck
 
-
-def meta(**settings):
-    with torch.device("meta"):
-        return regnetx_400mf(Settings(**settings))
+meta = partial(on_meta, "regnetx_400mf")
 
 
 def test_layout_is_the_published_one():

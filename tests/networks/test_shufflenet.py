@@ -1,16 +1,15 @@
 """ShuffleNet v2-50 has the widths of the paper's table, and its units are torchvision's."""
 
+from functools import partial
+
 import pytest
 import torch
+from meta import on_meta
 from torchvision.models.shufflenetv2 import InvertedResidual
 
-from locbench.networks.shufflenet import ShuffleUnit, shufflenet_v2_50
-from locbench.recipes.schema import Network as Settings
+from locbench.networks.shufflenet import ShuffleUnit
 
-
-def meta(**settings):
-    with torch.device("meta"):
-        return shufflenet_v2_50(Settings(**settings))
+meta = partial(on_meta, "shufflenet_v2_50")
 
 
 @pytest.mark.parametrize(("in_channels", "stride"), [(12, 1), (12, 2), (8, 2)])
@@ -55,9 +54,3 @@ def test_layout_is_that_of_the_papers_table():
 
 def test_widths_are_scaled_to_even_numbers():
     assert meta(width=0.3, blocks=1).widths == (20, 74, 146, 292, 586, 614)
-
-
-def test_blocks_gives_as_many_units_to_every_stage():
-    network = meta(blocks=2, stem="small")
-    assert network.stages == (range(0, 3), range(3, 5), range(5, 7), range(7, 10))
-    assert network.out_indices == (2, 4, 6, 8)

@@ -3,13 +3,12 @@
 import pytest
 from fabricate import fill
 
-from locbench.cli.actions import judged_claims
 from locbench.errors import UserError
 from locbench.paths import runs_dir
 from locbench.published.load import load_table
 from locbench.recipes.load import load_recipe, recipe_from_dict
 from locbench.recipes.schema import SGD, Crop, EpochCosine, ResizedCrop, Schedule
-from locbench.report.frame import frame
+from locbench.report.filled import fill_table
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.spec import training_spec
 from locbench.runs.store import Store
@@ -279,7 +278,7 @@ def test_claims_are_judged_on_what_is_run_and_say_so():
     plan, store = plan_of("table1"), Store(runs_dir())
     scores = {"bp": 90.0, "predsim": 40.0, "infopro": 50.0, "dgl": 60.0}
     fill(plan.runs(), store, lambda s: scores.get(s.rule, 80.0 + s.recipe.rule.get("depth", 2)))
-    claims = {c.text: c for c in judged_claims(plan, frame(plan, store))}
+    claims = {c.text: c for c in fill_table(plan, store).claims}
     beaten = claims[
         "AugLocal beats the other local rules by at least 0.5 at every depth, network and data set"
     ]
@@ -293,6 +292,6 @@ def test_claims_are_judged_on_what_is_run_and_say_so():
     ]
     assert near.holds is False
     part = plan_of("table1", rows="resnet-32")
-    claims = {c.text: c for c in judged_claims(part, frame(part, store))}
+    claims = {c.text: c for c in fill_table(part, store).claims}
     worse = claims["The other local rules get worse from ResNet-32 to ResNet-110 on every data set"]
     assert worse.holds is None and worse.detail == "0 of 9 comparisons asked for"

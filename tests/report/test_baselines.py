@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from locbench.published.load import load_table
-from locbench.report.baselines import margin_lines, margins
+from locbench.report import baselines
+from locbench.report.baselines import Margin, margin_lines
+from locbench.report.filled import fill_table
 from locbench.runs.plan import Options, Plan, make_plan
 from locbench.runs.record import Record
 from locbench.runs.store import Store
@@ -45,6 +47,10 @@ def fill(plan: Plan, store: Store) -> None:
                 metrics={"top1": {"last": top1}},
             )
         )
+
+
+def margins(plan: Plan, store: Store) -> list[Margin]:
+    return baselines.margins(fill_table(plan, store).cells)
 
 
 def error(*shares: float) -> float:

@@ -8,15 +8,24 @@ import statistics
 import pytest
 from scipy import stats
 
+from locbench.paths import runs_dir
+from locbench.published.load import load_table
+from locbench.published.table import Published
+from locbench.report.filled import fill_table
 from locbench.report.verdict import ALPHA, NAMES, judge, welch
+from locbench.runs.plan import Options, make_plan
+from locbench.runs.record import Record
+from locbench.runs.store import Store
 
 
 def by_spread(measured, published=93.96, std=0.15, n=3, tolerance=0.5, **more):
-    return judge(published, std, n, measured, tolerance, "paper", **more)
+    printed = Published(published, std, n)
+    return judge(measured, published=printed, tolerance=tolerance, scale="paper", **more)
 
 
-def by_tolerance(measured, published=69.5, tolerance=0.5, **more):
-    return judge(published, None, None, measured, tolerance, "paper", **more)
+def by_tolerance(measured, published=69.5, tolerance=0.5, scale="paper", **more):
+    printed = Published(published)
+    return judge(measured, published=printed, tolerance=tolerance, scale=scale, **more)
 
 
 def sample(mean, std, n, draw):
@@ -187,11 +196,8 @@ def test_no_spread_and_no_tolerance_is_no_rule():
 
 def test_only_the_papers_scale_is_judged_and_every_tag_is_named():
     for scale in ("smoke", "small"):
-        verdict = judge(69.5, None, None, [69.5], 0.5, scale)
-        assert (
-            verdict.name == "not comparable" and str(verdict) == f"not comparable (scale {scale})"
-        )
-    verdict = judge(69.5, None, None, [69.5], 0.5, "smoke", mismatches=["probe moco"])
+        assert str(by_tolerance([69.5], scale=scale)) == f"not comparable (scale {scale})"
+    verdict = by_tolerance([69.5], scale="smoke", mismatches=["probe moco"])
     assert str(verdict) == "not comparable (scale smoke, probe moco)"
     assert str(by_tolerance([69.5], mismatches=["probe moco"])) == "not comparable (probe moco)"
     assert str(by_tolerance([69.5])) == "reproduced"
@@ -203,7 +209,7 @@ def test_a_cell_without_a_published_number_has_nothing_to_be_compared_with(publi
 
 
 def test_not_run_says_what_is_there():
-    assert judge(69.5, None, None, [], 0.5, "smoke").name == "not run"
+    assert by_tolerance([], scale="smoke").name == "not run"
     verdict = by_tolerance([], statuses=["running", "failed", "failed"])
     assert (verdict.name, verdict.detail) == ("not run", "1 running, 2 failed")
     assert (
@@ -213,9 +219,8 @@ def test_not_run_says_what_is_there():
 
 def test_one_diverged_run_is_enough_at_every_scale():
     for scale in ("paper", "small", "smoke"):
-        verdict = judge(
-            69.5, None, None, [69.5, 69.6], 0.5, scale, statuses=["done", "diverged", "done"]
-        )
+        statuses = ["done", "diverged", "done"]
+        verdict = by_tolerance([69.5, 69.6], scale=scale, statuses=statuses)
         assert (verdict.name, verdict.detail) == ("diverged", "1 of 3 runs")
     assert by_tolerance([], statuses=["diverged"]).name == "diverged"
     for value in (math.nan, math.inf):
@@ -227,10 +232,9 @@ def test_one_diverged_run_is_enough_at_every_scale():
 
 
 def test_costs_are_compared_to_the_last_digit_at_every_scale():
-    def cost(value, published=0.63, scale="smoke", **more):
-        return judge(
-            published, None, None, [value], None, scale, higher_is_better=False, decimals=2, **more
-        )
+    def cost(value, **more):
+        more = {"tolerance": None, "scale": "smoke", "published": 0.63, **more}
+        return by_tolerance([value], higher_is_better=False, decimals=2, **more)
 
     for scale in ("paper", "small", "smoke"):
         assert cost(0.6290, scale=scale).name == "reproduced"
@@ -241,6 +245,21 @@ def test_costs_are_compared_to_the_last_digit_at_every_scale():
     assert "0.6290 against 0.63" in cost(0.629).detail
 
 
+def test_counts_of_a_table_are_compared_to_the_digit_and_bytes_by_its_tolerance():
+    def verdicts(table, values):
+        plan, store = make_plan(load_table(table), Options()), Store(runs_dir())
+        for planned in plan.cells:
+            if planned.cell.metric in values and planned.cell.published:
+                value = planned.cell.published.value + values[planned.cell.metric]
+                (spec,), metrics = planned.specs, {planned.cell.metric: {"last": value}}
+                store.save(Record(spec.id, spec.kind, "done", spec.scale, 0, metrics=metrics))
+        filled = fill_table(plan, store).cells
+        return {(c.verdict.name, "last digit" in c.verdict.detail) for c in filled if c.n}
+
+    assert verdicts("auglocal/table11", {"flops (all)": 0.004}) == {("reproduced", True)}
+    assert verdicts("loco/table7", {"memory_saving": 0.02}) == {("reproduced", False)}
+
+
 def test_every_number_that_prints_alike_is_reproduced():
     draw = random.Random(6)
     for _ in range(500):
@@ -248,10 +267,8 @@ def test_every_number_that_prints_alike_is_reproduced():
         published = float(f"{value:.{decimals}f}")
         step = 10.0**-decimals
         for shift, name in ((0, "reproduced"), (step, "better"), (-step, "worse")):
-            verdict = judge(
-                published, None, None, [value + shift], None, "smoke", decimals=decimals
-            )
-            assert verdict.name == name
+            more = {"scale": "smoke", "tolerance": None, "decimals": decimals}
+            assert by_tolerance([value + shift], published, **more).name == name
 
 
 # --- the whole -------------------------------------------------------------------------------
@@ -264,9 +281,9 @@ def test_mirroring_the_numbers_swaps_better_and_worse():
         n, std = draw.randint(1, 5), draw.choice([None, draw.uniform(0.05, 0.5)])
         measured = [90 + draw.gauss(0, 0.5) for _ in range(n)]
         mirrored = [180 - value for value in measured]
-        one = judge(90.0, std, None, measured, 0.4, "paper")
-        two = judge(90.0, std, None, mirrored, 0.4, "paper")
-        three = judge(90.0, std, None, mirrored, 0.4, "paper", higher_is_better=False)
+        one = by_spread(measured, 90.0, std, None, 0.4)
+        two = by_spread(mirrored, 90.0, std, None, 0.4)
+        three = by_spread(mirrored, 90.0, std, None, 0.4, higher_is_better=False)
         assert two.name == swap.get(one.name, one.name) and three.name == one.name
 
 
@@ -283,8 +300,9 @@ def test_every_combination_has_a_verdict_that_gives_its_numbers():
     )
     seen = set()
     for published, std, n, measured, tolerance, scale, tags, decimals in choices:
+        more = {"scale": scale, "mismatches": tags, "decimals": decimals}
         verdict = judge(
-            published, std, n, measured, tolerance, scale, mismatches=tags, decimals=decimals
+            measured, published=Published(published, std, n), tolerance=tolerance, **more
         )
         assert verdict.name in NAMES and verdict.detail and "\n" not in verdict.detail
         seen.add(verdict.name)

@@ -7,6 +7,7 @@ from math import prod
 
 import pytest
 import torch
+from pairs import FAMILIES
 from torch import Tensor, nn
 
 from locbench.errors import UserError
@@ -19,23 +20,13 @@ from locbench.units import Unit
 pytestmark = pytest.mark.usefixtures("nothing_drawn")
 
 LAYERS = {"resnet32": 16, "resnet110": 55}
-NETWORKS = (
-    "resnet32",
-    "resnet34",
-    "presnet50",
-    "vgg13",
-    "vgg19",
-    "mobilenet_v2",
-    "efficientnet_b0",
-    "regnetx_400mf",
-)
 UNIFORM = Auxiliary()
 
 
 @cache
-def on_meta(name: str, resolution: int = 32) -> Network:
+def on_meta(name: str, blocks: int = 0) -> Network:
     with torch.device("meta"):
-        return make_network(name, Settings(), 10, resolution)
+        return make_network(name, Settings(blocks=blocks), 10, 32).eval()
 
 
 def units_on_meta(rule: str, network: Network, **settings) -> list[Unit]:
@@ -69,27 +60,31 @@ def built(auxiliary: Auxiliary, layer: int, count: int) -> list[tuple[int, int, 
     ],
 )
 def test_uniform_selection_takes_the_official_codes_layers(network, layer, count, chosen):
-    assert select("uniform", LAYERS[network], layer, count) == chosen
+    assert select("uniform", layers=LAYERS[network], layer=layer, count=count) == chosen
 
 
 @pytest.mark.parametrize("layers", LAYERS.values())
 def test_uniform_selection_rises_and_ends_with_the_last_layer(layers):
     for layer in range(layers - 1):
         for count in range(1, 9):
-            chosen = select("uniform", layers, layer, count)
+            chosen = select("uniform", layers=layers, layer=layer, count=count)
             assert chosen[-1] == layers - 1 and len(chosen) == min(count, layers - 1 - layer)
             assert [layer, *chosen] == sorted({layer, *chosen})
 
 
 def test_sequential_selection_takes_what_follows_and_repetitive_the_layer_itself():
-    assert select("sequential", 16, 4, 3) == [5, 6, 7]
-    assert select("repetitive", 16, 4, 3) == [4, 4, 4]
+    assert select("sequential", layers=16, layer=4, count=3) == [5, 6, 7]
+    assert select("repetitive", layers=16, layer=4, count=3) == [4, 4, 4]
 
 
 def test_where_fewer_layers_are_left_than_asked_for_all_are_taken():
     for selection in ("uniform", "sequential"):
-        assert select(selection, 16, 13, 5) == select(selection, 16, 13, 2) == [14, 15]
-    assert select("repetitive", 16, 13, 5) == [13] * 5
+        assert (
+            select(selection, layers=16, layer=13, count=5)
+            == select(selection, layers=16, layer=13, count=2)
+            == [14, 15]
+        )
+    assert select("repetitive", layers=16, layer=13, count=5) == [13] * 5
 
 
 # --- how deep
@@ -114,20 +109,20 @@ DEPTHS = [
 
 @pytest.mark.parametrize(("network", "depth", "expected"), DEPTHS)
 def test_the_depth_falls_as_in_the_official_code(network, depth, expected):
-    counts = hidden_layers(LAYERS[network], depth, decay=0.5, joint=True)
+    counts = hidden_layers(LAYERS[network], depth=depth, decay=0.5, joint=True)
     assert Counter(counts) == expected
     assert counts == sorted(counts, reverse=True)
 
 
 def test_without_decay_all_are_as_deep_and_with_full_decay_the_last_has_one_layer():
-    assert hidden_layers(16, 6, decay=0.0, joint=True) == [5] * 10
-    assert hidden_layers(16, 6, decay=1.0, joint=True) == [5, 5, 4, 4, 3, 3, 2, 2, 1, 1]
+    assert hidden_layers(16, depth=6, decay=0.0, joint=True) == [5] * 10
+    assert hidden_layers(16, depth=6, decay=1.0, joint=True) == [5, 5, 4, 4, 3, 3, 2, 2, 1, 1]
 
 
 def test_where_only_the_last_block_is_joint_the_depth_is_what_is_left():
     """The form for ImageNet, on the 17 layers of ResNet-34."""
-    assert hidden_layers(17, 5, decay=0.0, joint=False) == [4] * 13 + [3, 2, 1]
-    assert hidden_layers(17, 16, decay=0.0, joint=False) == [15, *range(15, 0, -1)]
+    assert hidden_layers(17, depth=5, decay=0.0, joint=False) == [4] * 13 + [3, 2, 1]
+    assert hidden_layers(17, depth=16, decay=0.0, joint=False) == [15, *range(15, 0, -1)]
 
 
 @pytest.mark.parametrize("depth", [0, 1, 16, 40])
@@ -176,7 +171,7 @@ def test_a_second_halving_is_carried_to_the_next_layer(layer, chosen, strides):
 
 
 def test_on_vgg_three_halvings_are_made_one_by_one():
-    assert select("uniform", 16, 0, 2) == [8, 15]
+    assert select("uniform", layers=16, layer=0, count=2) == [8, 15]
     assert carried_strides(on_meta("vgg19"), 0, [8, 9, 10, 15]) == [2, 2, 2, 2]
     net = make(UNIFORM, "vgg19", 0, 2)
     assert net[:2](torch.empty(1, 64, 32, 32, device="meta")).shape == (1, 512, 8, 8)
@@ -193,23 +188,26 @@ def test_on_vgg_three_halvings_are_made_one_by_one():
     ],
 )
 def test_other_selections_have_their_own_widths_and_strides(selection, layer, expected):
-    assert built(Auxiliary(selection), layer, 3) == expected
+    assert built(Auxiliary(selection=selection), layer, 3) == expected
 
 
 def test_a_selection_for_each_stage():
-    mixed = Auxiliary("uniform/repetitive/uniform")
+    mixed = Auxiliary(selection="uniform/repetitive/uniform")
     for layer in range(13):
         kind = "repetitive" if 6 <= layer <= 10 else "uniform"
-        assert built(mixed, layer, 2) == built(Auxiliary(kind), layer, 2)
-    assert built(mixed, 5, 2) != built(Auxiliary("repetitive"), 5, 2)
+        assert built(mixed, layer, 2) == built(Auxiliary(selection=kind), layer, 2)
+    assert built(mixed, 5, 2) != built(Auxiliary(selection="repetitive"), 5, 2)
     assert built(mixed, 6, 2) != built(UNIFORM, 6, 2)
 
 
 def test_layers_can_be_plain_convolutions():
-    assert built(Auxiliary("repetitive", "conv3x3", 1.42), 0, 2) == [(16, 23, 1), (23, 23, 1)]
-    assert built(Auxiliary("uniform", "conv3x3"), 0, 2) == [(16, 32, 2), (32, 64, 2)]
+    assert built(Auxiliary(selection="repetitive", layer="conv3x3", multiplier=1.42), 0, 2) == [
+        (16, 23, 1),
+        (23, 23, 1),
+    ]
+    assert built(Auxiliary(layer="conv3x3"), 0, 2) == [(16, 32, 2), (32, 64, 2)]
     for name, side, padding in (("conv1x1", 1, 0), ("conv3x3", 3, 1)):
-        net, text = Auxiliary("repetitive", name).build(on_meta("resnet32"), 0, 2)
+        net, text = Auxiliary(selection="repetitive", layer=name).build(on_meta("resnet32"), 0, 2)
         conv, norm, relu = net[0]
         assert conv.kernel_size == (side, side) and conv.padding == (padding, padding)
         assert conv.bias is None
@@ -221,17 +219,10 @@ def test_layers_can_be_plain_convolutions():
     ("settings", "message"),
     [
         ({"selection": "unifrom"}, r"rule.selection = 'unifrom'; did you mean 'uniform'\?"),
-        ({"selection": "repetitive s3"}, r"; did you mean 'repetitive s2'\?"),
-        (
-            {"selection": "uniform/repetitiv/uniform"},
-            r"rule.selection = 'repetitiv'; did you mean 'repetitive'\?",
-        ),
         ({"selection": "uniform/repetitive"}, "rule.selection = 'uniform/repetitive': .* 3 of"),
-        ({"selection": "uniform/" * 3 + "uniform"}, "give one of uniform, .* or 3 of"),
         ({"layer": "conv5x5"}, r"rule.layer = 'conv5x5'; did you mean 'conv[13]x[13]'\?"),
         ({"halving": "widht"}, r"rule.halving = 'widht'; did you mean 'width'\?"),
         ({"classifier": "lnear"}, r"rule.classifier = 'lnear'; did you mean 'linear'\?"),
-        ({"layer": "blok"}, r"rule.layer = 'blok'; did you mean 'block'\?"),
     ],
 )
 def test_wrong_settings_are_named_with_the_nearest_right_one(settings, message):
@@ -279,21 +270,17 @@ def features_of(network: Network, unit: Unit) -> Tensor:
     return torch.empty(2, network.widths[unit.stop - 1], side, side, device="meta")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(
-    ("rule", "settings"),
-    [("dgl", {}), ("predsim", {}), ("infopro", {}), ("dgl", {"depth": 3})],
-)
-def test_every_classifier_takes_its_blocks_features_to_logits(network, rule, settings):
-    net = on_meta(network)
-    for unit in units_on_meta(rule, net, **settings):
-        assert unit.objective.logits(features_of(net, unit)).shape == (2, 10)
+@pytest.mark.parametrize("network", FAMILIES)
+def test_every_classifier_takes_its_blocks_features_to_logits(network):
+    net = on_meta(network, blocks=1)
+    for rule in ("dgl", "predsim", "infopro"):
+        for unit in units_on_meta(rule, net):
+            assert unit.objective.logits(features_of(net, unit)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("depth", [2, 5])
-def test_auxiliary_networks_run_on_every_network_and_halve_no_more_than_it_does(network, depth):
-    net = on_meta(network)
+@pytest.mark.parametrize("network", FAMILIES)
+def test_auxiliary_networks_run_on_every_network_and_halve_no_more_than_it_does(network):
+    net, depth = on_meta(network, blocks=2), 4
     *units, last = units_on_meta("auglocal", net, depth=depth)
     assert last.objective.logits(features_of(net, last)).shape == (2, 10)
     for unit in units:

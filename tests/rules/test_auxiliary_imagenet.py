@@ -59,7 +59,7 @@ def test_on_resnet34_auxiliary_networks_are_those_of_the_official_code_for_image
     assert [(unit.start, unit.stop) for unit in [*units, last]] == [(k, k + 1) for k in range(17)]
     assert last.objective.classifier is network.head
     for layer, (unit, (chosen, blocks)) in enumerate(zip(units, RESNET34, strict=True)):
-        assert select("uniform", 17, layer, len(chosen)) == chosen
+        assert select("uniform", layers=17, layer=layer, count=len(chosen)) == chosen
         *hidden, pool, flat, linear = unit.objective.classifier
         convs = [(b.module.conv1, b.module.conv2) for b in hidden]
         assert [(c.in_channels, c.out_channels, c.stride[0]) for c, _ in convs] == blocks
@@ -98,7 +98,7 @@ def test_on_resnet101_auxiliary_networks_are_those_of_the_official_code():
     assert last.objective.classifier is network.head
     expected = []
     for layer, (unit, chosen) in enumerate(zip(units, CHOSEN101, strict=True)):
-        assert select("uniform", 34, layer, len(chosen) + 1) == [*chosen, 33]
+        assert select("uniform", layers=34, layer=layer, count=len(chosen) + 1) == [*chosen, 33]
         expected = RESNET101.get(layer, expected)
         *hidden, _, _, linear = unit.objective.classifier
         made = [(b.module.conv1, b.module.conv2, b.module.conv3) for b in hidden]
@@ -126,7 +126,7 @@ def test_on_vgg13_auxiliary_networks_are_those_of_the_official_code():
     network, (*units, last) = imagenet_units("auglocal", "vgg13")
     assert last.objective.classifier is network.head and last.start == 9
     for layer, (unit, (chosen, convs)) in enumerate(zip(units, VGG13, strict=True)):
-        assert select("uniform", 10, layer, len(chosen)) == chosen
+        assert select("uniform", layers=10, layer=layer, count=len(chosen)) == chosen
         hidden, top = unit.objective.classifier[: len(chosen)], unit.objective.classifier[-9:]
         assert len(unit.objective.classifier) == len(chosen) + 9
         made = [(b.module.conv.in_channels, b.module.conv.out_channels, b.stride) for b in hidden]

@@ -11,7 +11,8 @@ from locbench.errors import RunFailed, UserError
 from locbench.paths import runs_dir
 from locbench.published.datasets import PUBLISHED_DATA
 from locbench.published.load import load_table
-from locbench.report.frame import claim_values, frame
+from locbench.report.filled import claim_values, fill_table
+from locbench.report.frame import frame
 from locbench.runs import plan as reproduce
 from locbench.runs.context import Context
 from locbench.runs.executor import Silence, carry_out, failure
@@ -38,7 +39,7 @@ def with_fill(**fill):
 def lines(plan, store):
     return {
         (line["method"], line["network"], line["column_key"]): line
-        for line in frame(plan, store).to_dict("records")
+        for line in frame(fill_table(plan, store)).to_dict("records")
     }
 
 
@@ -143,7 +144,7 @@ def test_pixels_are_left_out_where_they_do_not_fit():
 def test_a_table_that_nothing_here_can_fill_has_no_runs(store):
     plan = plan_of(load_table("loco/table8"))
     assert plan.runs() == []
-    assert set(frame(plan, store)["detail"]) == {"text, not a number"}
+    assert set(frame(fill_table(plan, store))["detail"]) == {"text, not a number"}
     with pytest.raises(UserError, match="did you mean 'smoke'"):
         plan_of(load_table("loco/table8"), scale="smok")
 
@@ -170,7 +171,7 @@ def test_measured_stands_beside_published(store):
 
 
 def test_the_papers_order_and_labels_are_kept(store):
-    cells = frame(plan_of(), store)
+    cells = frame(fill_table(plan_of(), store))
     main = cells[cells["column_key"].eq("linear_top1") & ~cells["baseline"]]
     assert list(main["method"]) == [row.labels["method"] for row in TABLE.rows]
     assert list(cells.columns)[:4] == list(TABLE.label_names)
@@ -208,16 +209,16 @@ def test_what_became_of_a_run_is_told(store, status):
 def test_one_diverged_seed_decides_and_its_cell_is_no_ground_for_claims(store):
     plan = plan_of(seeds=2, columns="linear_top1")
     fill(plan.runs(), store)
-    assert claim_values(plan, frame(plan, store)).keys() == {
+    assert claim_values(fill_table(plan, store).cells).keys() == {
         (k, "linear_top1") for k in range(5, 11)
     }
     planned = next(c for c in plan.cells if c.cell.row.labels["method"] == "LoCo")
     store.discard(planned.specs[1].id)
     store.save(record(planned.specs[1], status="diverged", error="x"))
-    cells = frame(plan, store)
+    cells = fill_table(plan, store).cells
     line = lines(plan, store)["LoCo", "ResNet-50", "linear_top1"]
     assert line["verdict"] == "diverged" and line["n"] == 1
-    assert claim_values(plan, cells).keys() == {(k, "linear_top1") for k in range(5, 11) if k != 7}
+    assert claim_values(cells).keys() == {(k, "linear_top1") for k in range(5, 11) if k != 7}
 
 
 def test_a_number_that_is_not_finite_is_diverged(store):
@@ -231,7 +232,7 @@ def test_a_record_without_the_cells_figure_is_named(store):
     for spec in plan.runs():
         store.save(record(spec, metrics={"top5": {"last": 1.0}}))
     with pytest.raises(UserError, match=r"record\.json has no 'top1'; did you mean 'top5'"):
-        frame(plan, store)
+        frame(fill_table(plan, store))
 
 
 # --- verdicts at paper scale -----------------------------------------------------------------

@@ -209,6 +209,20 @@ def test_a_run_set_aside_is_whole_and_no_run_of_the_store(store):
         store.set_aside("other")
 
 
+def test_a_final_record_is_read_once_until_another_file_is_in_its_place(store):
+    done = make()
+    store.save(done)
+    first, again = store.load(done.id), Store(store.root).load(done.id)
+    assert first == done and again is first
+    Store(store.root).discard(done.id)  # as another process may
+    assert store.load(done.id) is None
+    store.save(make(seed=7))
+    assert store.load(done.id).seed == 7
+    store.discard(done.id)
+    store.save(make(status="running"))
+    assert store.load(done.id) is not store.load(done.id), "its run may change what it loads"
+
+
 def test_only_done_is_finished_and_diverged_is_told(store):
     assert store.finished("run") is None
     for status in ("running", "failed"):

@@ -15,6 +15,7 @@ import locbench
 from locbench.paths import runs_dir
 from locbench.published.load import load_table
 from locbench.recipes.validation import parse_overrides
+from locbench.report.filled import fill_table
 from locbench.report.frame import frame
 from locbench.runs import plan as reproduce
 from locbench.runs.plan import PUBLISHED_DATA, Options, make_plan
@@ -125,7 +126,7 @@ def test_three_runs_at_paper_scale_are_judged_by_welch(monkeypatch):
         wide = draw.choice((0.3, 1, 4)) * std
         measured |= {spec.id: draw.gauss(centre, wide) for spec in planned.specs}
     fill(plan.runs(), store, lambda spec: measured[spec.id])
-    lines, seen = frame(plan, store).to_dict("records"), set()
+    lines, seen = frame(fill_table(plan, store)).to_dict("records"), set()
     assert len(lines) == 54
     for planned, line in zip(plan.cells, lines, strict=True):
         values = [measured[spec.id] for spec in planned.specs]
@@ -142,6 +143,6 @@ def test_three_runs_at_paper_scale_are_judged_by_welch(monkeypatch):
 
 def test_what_is_counted_is_counted_once():
     plan = make_plan(load_table("loco/table7"), Options(seeds=3))
-    cells = frame(plan, Store(runs_dir()))
+    cells = frame(fill_table(plan, Store(runs_dir())))
     asked = dict(zip(cells["column_key"], cells["asked"], strict=True))
     assert asked == {"linear_top1": 3, "memory_saving": 0, "plain_saving": 0}

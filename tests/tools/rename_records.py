@@ -94,14 +94,17 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(inner, f"{path}.{key}" if path else key)
 
 
-def contradictions(raw: Mapping[str, Any], spec: RunSpec, data: Mapping[str, str]) -> list[str]:
+def contradictions(
+    raw: Mapping[str, Any], parent: Mapping[str, Any] | None, spec: RunSpec, data: Mapping[str, str]
+) -> list[str]:
     """Values of the record's identity that are not the spec's; counts of data are not compared."""
+    names_of_parent = {parent["id"], identity_hash(parent["identity"])} if parent else set()
     today = dict(leaves(whole(spec, raw)))
     found = []
     for key, value in leaves(raw["identity"]):
         if key in ("data.train", "data.test"):  # of the whole set; its checksum says the same
             continue
-        if value == raw["parent"] and key in ("encoder.run", "over"):  # once by id, now by hash
+        if key in ("encoder.run", "over") and value in names_of_parent:  # by its id or its hash
             continue
         value = data.get(value, value) if key == "data.checksum" else value
         if key not in today or today[key] != value:
@@ -148,7 +151,7 @@ def main() -> int:
             print(f"NOT PROVED  {id}: {error}")
             unproved += 1
             continue
-        faults = contradictions(raw, spec, data)
+        faults = contradictions(raw, raws.get(raw["parent"]), spec, data)
         if identity_hash(raw["identity"])[:10] != id.rsplit("-", 1)[1]:
             faults.append("its identity is not what its id was made from")
         if faults:

@@ -1,11 +1,10 @@
 """What two processes do together in the tests, as many as RANK and WORLD_SIZE say.
 
-    python shared_steps.py FOLDER [cuda]
+    python shared_steps.py FOLDER [cpu | cuda [CASE ...]]
 
-Every process writes what it found to FOLDER/RANK.pt. With `cuda` both are on one GPU, connected by
-gloo, for NCCL refuses that. The trainer, its feed with the augmentation
-and its optimizer are the real ones; for three steps the weights and what the feed gives are
-float64.
+Every process writes what it found in these cases (all) to FOLDER/RANK.pt. With `cuda` both are on
+one GPU, connected by gloo, for NCCL refuses that. The trainer, its feed with the augmentation and
+its optimizer are the real ones; for three steps the weights and what the feed gives are float64.
 """
 
 from __future__ import annotations
@@ -171,7 +170,7 @@ def share_a_gpu() -> None:
 
 
 def main() -> None:
-    folder, device = Path(sys.argv[1]), (sys.argv[2:] or ["cpu"])[0]
+    folder, (device, *names) = Path(sys.argv[1]), sys.argv[2:] or ["cpu"]
     evaluate.CHUNK = probes.CHUNK = CHUNK
     evaluate.GPU_PIXELS = 0
     if device == "cuda":
@@ -180,7 +179,7 @@ def main() -> None:
     own.mkdir()
     know_barlow(own)
     with processes.joined(device) as group, processes.together():
-        found: dict[str, Any] = {name: three_steps(case, device) for name, case in CASES.items()}
+        found: dict[str, Any] = {name: three_steps(CASES[name], device) for name in names or CASES}
         if device == "cpu":
             found |= {f"probe {augment}": probed(augment) for augment in (True, False)}
             found |= {"resumes": resumes(folder), "diverges": diverges()}

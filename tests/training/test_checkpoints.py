@@ -9,12 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from tiny import NETWORK, same, tiny_recipe, tiny_trainer
-from torch import Tensor
-from torchvision.models import resnet50 as theirs
 
 from locbench.errors import RunFailed, UserError
 from locbench.networks.resnet import resnet50
-from locbench.recipes.schema import Network
 from locbench.runs.encoders import load_into
 from locbench.training.checkpoints import (
     load_checkpoint,
@@ -48,7 +45,7 @@ def broken(whole: bytes) -> dict[str, bytes]:
     }
     files["pickle"] = pickle.dumps({"step": Path("no plain data")})
     files |= {f"noise {n}": draw.randbytes(n) for n in (1, 2, 8, 64, 1000)}
-    files |= {f"pickled noise {n}": b"\x80\x02" + draw.randbytes(20) for n in range(40)}
+    files |= {f"pickled noise {n}": b"\x80\x02" + draw.randbytes(20) for n in range(10)}
     return files
 
 
@@ -107,15 +104,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
 
 
 FOREIGN = {
-    "nothing": lambda state: {},
     "no optimizer": lambda state: {k: v for k, v in state.items() if k != "optimizer"},
-    "another network": lambda state: (
-        state | {"network": tiny_trainer("loco", network="shufflenet_v2_50").state()["network"]}
-    ),
     "another rule": lambda state: tiny_trainer("gim").state(),
-    "weights of another shape": lambda state: (
-        state | {"network": {k: torch.zeros(2) for k in state["network"]}}
-    ),
     "an encoder": lambda state: state["network"],
 }
 
@@ -169,29 +159,6 @@ def test_a_file_without_a_plain_state_dict_is_refused(tmp_path):
     for content in ([torch.rand(2)], {"state_dict": {"a": torch.rand(2)}}, {"epoch": 3}):
         torch.save(content, path)
         assert "holds no plain state dict of tensors" in one_line(path, load_encoder)
-
-
-def test_a_full_encoder_loads_into_torchvision_with_only_the_classifier_missing(tmp_path):
-    path = tmp_path / "encoder.safetensors"
-    with torch.device("meta"):
-        ours, other = resnet50(Network()), theirs()
-    ours.to_empty(device="cpu")
-    draw = torch.Generator().manual_seed(0)
-    for key, tensor in ours.state_dict().items():
-        if tensor.is_floating_point():  # small enough that nothing overflows, variances positive
-            tensor.uniform_(*((0.5, 1.5) if key.endswith("var") else (-0.05, 0.05)), generator=draw)
-        else:
-            tensor.fill_(3)
-    save_encoder(path, ours.encoder_state_dict())
-    missing, unexpected = other.load_state_dict(load_encoder(path), strict=False, assign=True)
-    assert sorted(missing) == ["fc.bias", "fc.weight"]
-    assert not unexpected
-    other.fc = torch.nn.Identity()
-    images = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        features: Tensor = ours.eval().encode(images).mean(dim=(2, 3))
-        torch.testing.assert_close(other.eval()(images), features)
-    assert features.std() > 0
 
 
 def test_a_run_goes_on_in_the_arithmetic_it_began_with(tmp_path):

@@ -19,6 +19,7 @@ from locbench.training.feeds import make_feed
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
+FEW = ["loco", "predsim", "loco in two batches a step", "auglocal with heads that normalise"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +28,33 @@ def with_barlow(monkeypatch, tmp_path) -> None:
     know_barlow(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def in_two_processes(folder: Path, names: list[str]) -> list[dict]:
     """What each of two processes has found."""
-    folder = tmp_path_factory.mktemp("shared")
-    started = two_processes([sys.executable, str(HERE / "shared_steps.py"), str(folder)])
-    for process in started:
+    script = [sys.executable, str(HERE / "shared_steps.py"), str(folder), "cpu", *names]
+    for process in two_processes(script):
         said = process.communicate(timeout=300)
         assert process.returncode == 0, said
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_three_steps_are_those_of_one_process_with_the_whole_batch(name, shared, monkeypatch):
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Of the cases that every run of the tests has."""
+    return in_two_processes(tmp_path_factory.mktemp("shared"), FEW)
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Of all others."""
+    names = [name for name in CASES if name not in FEW]
+    return in_two_processes(tmp_path_factory.mktemp("rest"), names)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FEW else pytest.mark.full) for n in CASES]
+)
+def test_three_steps_are_those_of_one_process_with_the_whole_batch(name, request, monkeypatch):
+    shared = request.getfixturevalue("shared" if name in FEW else "rest")
     monkeypatch.setattr(evaluate, "CHUNK", CHUNK)
     alone, together = three_steps(CASES[name]), shared[0][name]
     assert alone["weights"].keys() == together["weights"].keys()
@@ -81,7 +96,7 @@ def feed_of(monkeypatch: pytest.MonkeyPatch, count: int, rank: int, rule: str, *
     for name, value in (("world_size", count), ("rank", rank)):
         monkeypatch.setattr(f"locbench.training.feeds.{name}", lambda value=value: value)
     recipe = tiny_recipe(rule=rule, training=Training(**training))
-    return make_feed(recipe, tiny_data(23), 3, CPU)
+    return make_feed(recipe, data=tiny_data(23), seed=3, device=CPU)
 
 
 @pytest.mark.parametrize("rule", ["simclr", "dgl"])

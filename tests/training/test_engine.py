@@ -1,19 +1,14 @@
 """The engine's gradients against plain autograd, for every way in which units can lie."""
 
-import copy
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pairs import FAMILIES
-from tiny import NETWORK
 from torch import Tensor, nn
 
 from locbench.distributed.collectives import Reduction
-from locbench.plugins.registry import NETWORKS
-from locbench.rules import build_units
 from locbench.training.engine import Engine
 from locbench.units import Batch, Unit
 
@@ -226,87 +221,6 @@ def test_losses_and_logs_are_in_the_engines_order():
         alone, told = unit.objective(x, batch)
         torch.testing.assert_close(loss, alone.detach(), rtol=1e-12, atol=0)
         assert torch.equal(log["top"], told["top"])
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_shared_stage_gets_the_sum_of_its_two_units(name):
-    torch.manual_seed(1)
-    net = NETWORKS.get(name)(NETWORK, num_classes=4)
-    units = build_units("loco", net, {})
-    for module in (net, *(unit.objective for unit in units)):
-        module.double().train()
-        with torch.no_grad():  # a zero scale would hide the branch behind it
-            for parameter in module.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    batch = Batch(torch.rand(8, 3, 16, 16, dtype=torch.float64))
-    parts = [apart(net.blocks, unit, batch) for unit in units]
-    Engine(net.blocks, units).step(batch)
-    for number, stage in enumerate(net.stages):
-        parameters = [p for b in stage for p in net.blocks[b].parameters()]
-        holding = [part for part in parts if parameters[0] in part]
-        assert len(holding) == (1 if number in (0, len(net.stages) - 1) else 2)
-        wanted = total([{p: part[p] for p in parameters} for part in holding])
-        scale = max(float(gradient.abs().max()) for gradient in wanted.values())
-        errors = [float((p.grad - wanted[p]).abs().max()) for p in parameters]
-        assert max(errors) < 1e-10 * scale
-        for part in holding:  # neither of the two is nothing
-            assert max(float(part[p].abs().max()) for p in parameters) > 0.01 * scale
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_one_unit_is_backpropagation_bit_for_bit(name):
-    class Head(nn.Module):
-        def __init__(self, head: nn.Module) -> None:
-            super().__init__()
-            self.head = head
-
-        def forward(self, features: Tensor, batch: Batch):
-            return F.cross_entropy(self.head(features), batch.targets), {}
-
-    torch.manual_seed(2)
-    net = NETWORKS.get(name)(NETWORK, num_classes=4).train()
-    plain = copy.deepcopy(net)
-    engine = Engine(net.blocks, [Unit(0, len(net.blocks), Head(net.head))])
-    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
-    mine = torch.optim.SGD(engine.parameters(), **settings)
-    theirs = torch.optim.SGD(plain.parameters(), **settings)
-    start = {key: value.clone() for key, value in net.state_dict().items()}
-    for step in range(4):
-        batch = Batch(torch.rand(8, 3, 16, 16), torch.arange(8) % 4)
-        mine.zero_grad()
-        torch.manual_seed(step)  # for dropout
-        losses, _ = engine.step(batch)
-        mine.step()
-        theirs.zero_grad()
-        torch.manual_seed(step)
-        loss = F.cross_entropy(plain(batch.images), batch.targets)
-        loss.backward()
-        theirs.step()
-        assert torch.equal(losses[0], loss.detach())
-    expected = plain.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in net.state_dict().items())
-    assert not any(torch.equal(value, start[key]) for key, value in net.state_dict().items())
-
-
-@pytest.mark.parametrize("layout", ["end to end", "overlapping by two", "nested", "same stop"])
-def test_every_block_runs_forward_once_a_step(layout):
-    net, batch = blocks(torch.float32), batch_of(torch.float32)
-    plain = copy.deepcopy(net)
-    calls: list[nn.Module] = []
-    for block in net:
-        block.register_forward_pre_hook(lambda module, _: calls.append(module))
-    engine = Engine(
-        net, [replace(u, objective=u.objective.float()) for u in units_of(LAYOUTS[layout])]
-    )
-    for _ in range(2):
-        calls.clear()
-        engine.step(batch)
-        assert calls == list(net)
-        x = batch.images
-        for block in plain:
-            x = block(x)
-    expected = dict(plain.named_buffers())  # running statistics and how often they were updated
-    assert all(torch.equal(value, expected[key]) for key, value in net.named_buffers())
 
 
 def test_blocks_above_the_last_unit_do_not_run():

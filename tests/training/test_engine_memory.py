@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pairs import PAIRS
+from pairs import HOMES, PAIRS
 from tiny import SIDE
 from torch import Tensor, nn
 
@@ -64,7 +64,10 @@ def saved_by_engine(net: Network, units: list[Unit], batch: Batch) -> SavedBytes
     return saved
 
 
-@pytest.mark.parametrize(("rule", "name"), PAIRS)
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [pytest.param(*p, marks=() if p in HOMES else pytest.mark.full) for p in PAIRS],
+)
 def test_saved_bytes_are_exactly_those_of_the_largest_unit(rule, name):
     net, units = setting(rule, name)
     batch = batch_of()

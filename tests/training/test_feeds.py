@@ -20,7 +20,9 @@ STEPS_AN_EPOCH = 4  # of 8, 8, 8 and 2 images
 
 
 def feed_of(seed: int = 3, data=None, **sections):
-    return make_feed(tiny_recipe(rule="bp", **sections), data or tiny_data(), seed, CPU)
+    return make_feed(
+        tiny_recipe(rule="bp", **sections), data=data or tiny_data(), seed=seed, device=CPU
+    )
 
 
 def test_an_epoch_has_every_image_once_and_keeps_its_last_batch():
@@ -87,7 +89,7 @@ def test_draws_depend_on_seed_and_step_alone():
 
 
 def test_two_views_come_without_labels_and_one_view_with_them():
-    views = make_feed(tiny_recipe(), tiny_data(), 3, CPU).batch(0)
+    views = make_feed(tiny_recipe(), data=tiny_data(), seed=3, device=CPU).batch(0)
     assert len(views.images) == 2 * BATCH and views.targets is None
 
 
@@ -100,12 +102,12 @@ def test_batches_that_cannot_be_are_refused(size, words):
 def test_the_rates_are_those_of_the_official_code():
     """Warm-up from 0.01, and exactly 0 in the last epoch."""
     schedule = EpochCosine(epochs=400, warmup_epochs=10, warmup_lr=0.01)
-    rates = {e: epoch_cosine(e, schedule, 0.8) for e in range(1, 401)}
+    rates = {e: epoch_cosine(e, schedule=schedule, base=0.8) for e in range(1, 401)}
     printed = {1: 0.01, 2: 0.088995, 5: 0.325877, 10: 0.71989, 11: 0.798508, 200: 0.4, 399: 1.2e-5}
     for epoch, rate in printed.items():
         assert rates[epoch] == pytest.approx(rate, rel=0.04 if epoch == 399 else 1e-5)
     assert rates[400] == 0
-    low = {e: epoch_cosine(e, schedule, 0.1) for e in (1, 10, 11)}
+    low = {e: epoch_cosine(e, schedule=schedule, base=0.1) for e in (1, 10, 11)}
     assert low == {
         k: pytest.approx(v, rel=1e-4) for k, v in {1: 0.01, 10: 0.090861, 11: 0.099814}.items()
     }

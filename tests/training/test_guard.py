@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SIDE, STEPS, same, tiny_data, tiny_recipe, tiny_trainer, weights
+from tiny import SIDE, same, tiny_data, tiny_recipe, tiny_trainer, weights
 from torch import Tensor, nn
 
 from locbench.errors import RunFailed, UserError
 from locbench.rules.contrastive import Contrastive
-from locbench.runs.executor import Workshop, execute
-from locbench.runs.spec import RunSpec, plan_training
+from locbench.runs.context import Context
+from locbench.runs.executor import execute
+from locbench.runs.spec import RunSpec, training_spec
 from locbench.runs.store import Store
 from locbench.training import guard as guards
 from locbench.training import loop
@@ -69,10 +70,7 @@ def test_the_guard_takes_steps_until_a_loss_is_not_finite(bad, fused):
 
 @pytest.mark.parametrize(
     ("rule", "bad"),
-    [
-        *(("simclr", math.nan), ("gim", -math.inf), ("loco", math.inf)),
-        *(("bp", math.nan), ("infopro", math.inf), ("auglocal", -math.inf)),
-    ],
+    [("loco", math.nan), ("infopro", math.inf), ("auglocal", -math.inf)],
 )
 def test_no_weight_changes_from_the_bad_step_on(rule, bad, monkeypatch):
     trainer = tiny_trainer(rule)
@@ -111,21 +109,21 @@ def test_curves_keep_the_steps_before_the_bad_one_also_within_a_window(monkeypat
 
 def spec_of(rule: str = "loco") -> RunSpec:
     fingerprint = {"name": "shapes", "version": 1, "checksum": "tiny"}
-    return plan_training(tiny_recipe(), rule, "resnet50", 3, fingerprint)
+    return training_spec(tiny_recipe(), rule, "resnet50", seed=3, data=fingerprint)
 
 
-def shop_at(folder: Path, **more) -> Workshop:
-    return Workshop(Store(folder), "cpu", _data={("shapes", SIDE, 0): tiny_data()}, **more)
+def context_at(folder: Path, **more) -> Context:
+    return Context(Store(folder), "cpu", _data={("shapes", SIDE, 0): tiny_data()}, **more)
 
 
-@pytest.mark.parametrize("bad_step", [0, STEPS - 1])
+@pytest.mark.parametrize("bad_step", [0, 3])
 def test_the_record_says_diverged_and_has_all_that_was_measured(bad_step, tmp_path, monkeypatch):
-    good = execute(spec_of(), shop_at(tmp_path / "good"))
+    good = execute(spec_of(), context_at(tmp_path / "good"))
     poison(monkeypatch, 3, {bad_step}, 2, math.nan)
-    shop = shop_at(tmp_path / "bad")
+    context = context_at(tmp_path / "bad")
     with pytest.raises(Diverged):
-        execute(spec_of(), shop)
-    record = shop.store.load(spec_of().id)
+        execute(spec_of(), context)
+    record = context.store.load(spec_of().id)
     assert record.status == "diverged"
     assert f"stages 3-4 was not finite at step {bad_step + 1};" in record.error
     assert record.finished is not None
@@ -134,27 +132,27 @@ def test_the_record_says_diverged_and_has_all_that_was_measured(bad_step, tmp_pa
         for key, values in curve.items():
             assert values == good.curves["units"][name][key][:bad_step]
     assert len(record.units) == 3
-    assert not list(shop.store.folder(record.id).glob("*.safetensors"))
-    shop.progress = lambda spec: pytest.fail("ran it again")
+    assert not list(context.store.folder(record.id).glob("*.safetensors"))
+    context.progress = lambda spec: pytest.fail("ran it again")
     with pytest.raises(RunFailed, match="diverged"):
-        execute(spec_of(), shop)
+        execute(spec_of(), context)
 
 
 def test_what_was_measured_before_a_failure_is_kept_and_the_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
-    good = execute(spec_of(), shop_at(tmp_path / "good"))
+    good = execute(spec_of(), context_at(tmp_path / "good"))
 
     def fall(done: int, total: int, figures: dict[str, float]) -> None:
         if done == 4:
             raise OSError("no space left")
 
-    shop = shop_at(tmp_path / "bad", progress=lambda spec: fall)
+    context = context_at(tmp_path / "bad", progress=lambda spec: fall)
     with pytest.raises(OSError, match="no space"):
-        execute(spec_of(), shop)
-    record = shop.store.load(spec_of().id)
+        execute(spec_of(), context)
+    record = context.store.load(spec_of().id)
     assert (record.status, record.error) == ("failed", "OSError: no space left")
     assert record.curves["step"] == [1, 2, 3, 4]
-    again = execute(spec_of(), shop_at(tmp_path / "bad"))
+    again = execute(spec_of(), context_at(tmp_path / "bad"))
     assert (again.status, again.error) == ("done", None)
     assert again.curves == good.curves
     assert again.metrics == good.metrics

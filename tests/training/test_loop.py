@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pairs import FAMILIES, PAIRS
+from pairs import FAMILIES, HOMES
 from tiny import BATCH, IMAGES, SIDE, STEPS, tiny_data, tiny_recipe, tiny_trainer
 from torch import nn
 
@@ -16,10 +16,7 @@ from locbench.training.seeds import stream
 LAST = torch.channels_last
 
 
-# Of two linear bottlenecks at this size the rounding of bf16 is no longer small.
-@pytest.mark.parametrize(
-    ("rule", "name"), [p for p in PAIRS if p[1] not in ("mobilenet_v2", "efficientnet_b0")]
-)
+@pytest.mark.parametrize(("rule", "name"), HOMES)
 def test_bf16_is_near_fp32(rule, name):
     losses, gradients = {}, {}
     for precision in ("fp32", "bf16"):
@@ -28,7 +25,7 @@ def test_bf16_is_near_fp32(rule, name):
         for block in trainer.network.blocks:
             block.register_forward_hook(lambda _, __, y, seen=dtypes: seen.add(y.dtype))
         rows = []
-        for _ in range(STEPS):
+        for _ in range(3):
             trainer.train_step()
             rows.append(list(trainer.read().values()))
             if len(rows) == 1:
@@ -45,10 +42,9 @@ def test_bf16_is_near_fp32(rule, name):
     assert alike > 0.9
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_channels_last_is_kept_from_the_images_to_the_momentum(name, precision):
-    trainer = tiny_trainer("loco", tiny_recipe(precision), name)
+def test_channels_last_is_kept_from_the_images_to_the_momentum(name):
+    trainer = tiny_trainer("loco", tiny_recipe("bf16"), name)
     maps: list[torch.Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
@@ -119,27 +115,6 @@ def test_activation_bytes_are_those_of_a_step(tmp_path):
     with SavedBytes([other.network, other.objectives]) as saved:
         other.engine.step(other.feed.batch(0))
     assert trainer.activation_bytes == saved.peak > 0
-
-
-def test_views_depend_on_the_step_and_the_seed_alone():
-    trainer = tiny_trainer("loco")
-    first = trainer.feed.batch(0).images
-    torch.rand(5)
-    assert torch.equal(first, tiny_trainer("gim").feed.batch(0).images)
-    assert not torch.equal(first, tiny_trainer("loco", seed=4).feed.batch(0).images)
-    assert not torch.equal(first, trainer.feed.batch(1).images)
-
-
-def test_batch_norms_see_every_batch_once():
-    trainer = tiny_trainer("loco")
-    for _ in range(3):
-        trainer.train_step()
-    modules = [*trainer.network.modules(), *trainer.objectives.modules()]
-    norms = [module for module in modules if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    # Of the head's side there are none: all of them lie in blocks and decoders.
-    assert {int(norm.num_batches_tracked) for norm in norms} == {3}
-    assert all(norm.training for norm in norms)
-    assert not any((norm.running_mean == 0).all() for norm in norms)
 
 
 def test_steps_take_the_images_as_they_come():

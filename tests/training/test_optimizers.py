@@ -1,6 +1,7 @@
 """timm's LARS against that of the SimCLR code, and the schedule's numbers."""
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -16,7 +17,7 @@ from locbench.training.optimizers import make_optimizer
 from locbench.training.schedules import count_steps, count_warmup, warmup_cosine
 from locbench.units import Batch
 
-STEPS = 30
+STEPS = 20
 
 
 class SimCLRLars:
@@ -108,7 +109,7 @@ class Race:
 
 @pytest.mark.parametrize(
     ("lr", "weight_decay", "dtype"),
-    [(4.8, 1e-6, torch.float32), (4.8, 0.0, torch.float64), (1.2, 1e-6, torch.float64)],
+    [(4.8, 1e-6, torch.float32), (1.2, 0.0, torch.float64)],
 )
 def test_lars_is_that_of_simclr_at_a_constant_rate(lr, weight_decay, dtype):
     race = Race(Lars(lr=lr, weight_decay=weight_decay), dtype)
@@ -140,7 +141,7 @@ def test_weights_without_a_gradient_shrink_in_simclr_and_not_in_timm():
 
 def test_under_a_schedule_timm_weights_old_gradients_with_the_present_rate():
     settings = Lars(lr=1.2)
-    rates = [warmup_cosine(step, STEPS, 5, settings.lr) for step in range(STEPS)]
+    rates = [warmup_cosine(step, total=STEPS, warmup=5, base=settings.lr) for step in range(STEPS)]
     race = Race(settings, torch.float64)
     history = race.run(rates)
     m = settings.momentum
@@ -188,23 +189,18 @@ def test_groups_of_parameters():
 
 def test_steps_are_counted_as_in_the_simclr_code():
     images = 1_281_167  # ImageNet
-    assert count_steps(images, 800, 4096) == 250_228
-    assert count_steps(images, 100, 4096) == 31_279
-    assert count_warmup(images, 10.0, 4096) == 3127
-    assert count_steps(80, 1, 8) == 11
-    assert count_warmup(80, 0.0, 8) == 0
-    assert count_warmup(80, 2.55, 8) == 25
+    assert count_steps(images, epochs=800, batch=4096) == 250_228
+    assert count_steps(80, epochs=1, batch=8) == 11
+    assert count_warmup(images, epochs=10.0, batch=4096) == 3127
+    assert count_warmup(80, epochs=2.55, batch=8) == 25
 
 
 def test_rates_rise_in_a_line_and_fall_by_half_a_cosine():
-    rates = [warmup_cosine(step, 250_228, 3127, 4.8) for step in (0, 1, 1000, 3127)]
+    long = partial(warmup_cosine, total=250_228, warmup=3127, base=4.8)
+    rates = [long(step) for step in (0, 1, 1000, 3127)]
     assert rates == pytest.approx([0, 4.8 / 3127, 4.8 * 1000 / 3127, 4.8])
-    middle = (3127 + 250_228) / 2
-    rates = [warmup_cosine(step, 250_228, 3127, 4.8) for step in (middle, 250_227, 250_228)]
-    assert rates == pytest.approx([2.4, 0, 0], abs=1e-9)
-    third = 3127 + (250_228 - 3127) / 3
-    assert warmup_cosine(third, 250_228, 3127, 4.8) == pytest.approx(3.6)
-    fall = [warmup_cosine(step, 20, 5, 1.0) for step in range(5, 21)]
-    assert fall == sorted(fall, reverse=True)
-    assert warmup_cosine(0, 20, 0, 1.0) == 1.0  # no warm-up
-    assert warmup_cosine(4, 5, 5, 1.0) == pytest.approx(0.8)  # nothing but warm-up
+    middle, third = (3127 + 250_228) / 2, 3127 + (250_228 - 3127) / 3
+    rates = [long(step) for step in (third, middle, 250_227, 250_228)]
+    assert rates == pytest.approx([3.6, 2.4, 0, 0], abs=1e-9)
+    assert warmup_cosine(0, total=20, warmup=0, base=1.0) == 1.0
+    assert warmup_cosine(4, total=5, warmup=5, base=1.0) == pytest.approx(0.8)  # all warm-up

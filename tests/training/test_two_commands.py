@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from fabricate import call, image_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -52,6 +53,7 @@ def start(words: list[str], folder: Path, name: str) -> subprocess.Popen:
         )
 
 
+@pytest.mark.full
 def test_killed_while_it_writes_then_started_twice(capsys, tmp_path, monkeypatch):
     words = ["auglocal/table1", "--rows=resnet-32 bp", "--columns=cifar10", "--device=cpu"]
     words += [f"--data-root={image_folder(tmp_path / 'images')}"]

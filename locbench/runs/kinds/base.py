@@ -42,6 +42,7 @@ class Kind(ABC):
     shared: ClassVar[bool] = False  # whether all processes of torchrun work on it together
     seeded: ClassVar[bool] = True  # whether a seed can change what it measures
     scaled: ClassVar[bool] = True  # whether it has smaller budgets; else it is always the paper's
+    exact: ClassVar[bool] = False  # whether print is met to its last digit
     repeatable: ClassVar[bool] = True  # whether another machine measures the same
     uses_data: ClassVar[bool] = True
     has_baselines: ClassVar[bool] = False  # whether untrained weights and pixels stand beside it

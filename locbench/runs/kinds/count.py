@@ -36,6 +36,7 @@ class Count(Kind):
     )
     seeded = False
     scaled = False
+    exact = True
     uses_data = False
 
     @classmethod

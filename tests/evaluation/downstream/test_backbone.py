@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from meta import on_meta
+from pairs import FAMILIES
 from torch import nn
 
 from locbench.evaluation.downstream import operators
@@ -12,7 +14,6 @@ from mmdet.models.backbones import ResNet  # noqa: E402
 
 from locbench.evaluation.downstream.backbone import BlockBackbone, set_statistics, strides, widths  # noqa: E402
 from locbench.networks import make_network  # noqa: E402
-from locbench.plugins.registry import NETWORKS  # noqa: E402
 from locbench.recipes.schema import Network as Settings  # noqa: E402
 
 
@@ -43,9 +44,9 @@ def test_resnet50_equals_mmdets_own() -> None:
     assert trained[0] == trained[1] > 0
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in NETWORKS])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_any_network_is_a_backbone(name: str) -> None:
-    network = make_network(name, Settings(width=0.25, stem="small"), 10, 64)
+    network = make_network(name, Settings(width=0.25, blocks=1, stem="small"), 10, 64)
     maps = BlockBackbone(network)(torch.randn(1, 3, 64, 64))
     assert [m.shape[1] for m in maps] == widths(network)
     sizes = [m.shape[2] for m in maps]
@@ -55,7 +56,7 @@ def test_any_network_is_a_backbone(name: str) -> None:
 
 
 def test_shufflenet_is_read_before_conv6() -> None:
-    assert widths(make_network("shufflenet_v2_50", Settings(), 10, 64)) == [244, 488, 976, 1952]
+    assert widths(on_meta("shufflenet_v2_50")) == [244, 488, 976, 1952]
 
 
 @pytest.mark.parametrize(("frozen", "fixed"), [("all", True), ("first", True), ("first", False)])

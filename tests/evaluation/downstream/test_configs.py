@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from meta import meta_device
 
 from locbench.errors import UserError
 from locbench.evaluation.downstream.detect import Machine, make_config
@@ -21,7 +22,8 @@ def data(images: int) -> DetectionSet:
 
 def config_of(name: str, network: str = "resnet50", images: int = 1600, machine: Machine = GPUS):
     recipe = load_joint("loco/imagenet", name, "paper")
-    made = make_network(network, recipe.network, 1000, 224)
+    with meta_device():
+        made = make_network(network, recipe.network, 1000, 224)
     view = recipe.augmentation
     statistics = (view.mean, view.std)
     found = data(images)

@@ -21,7 +21,7 @@ from locbench.evaluation.downstream.sets import SHAPES, DetectionSet, only
 from locbench.networks import make_network
 from locbench.recipes.load import load_joint
 
-SMALL = {"detection.iterations": 6, "detection.milestones": [4], "detection.batch": 2}
+SMALL = {"detection.iterations": 4, "detection.milestones": [3], "detection.batch": 2}
 SMALL |= {"detection.channels": 16, "detection.fc": 16, "detection.proposals": 30}
 SMALL |= {"detection.warmup": 2, "detection.samples": 16, "detection.rpn_samples": 16}
 
@@ -55,6 +55,13 @@ def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "TELL_EVERY_S", -1.0)
 
 
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    made = detector(data, tmp_path_factory.mktemp("trained"))
+    made.fit()
+    return made
+
+
 @pytest.mark.usefixtures("saves_always")
 def test_a_stopped_run_ends_as_one_that_was_not_and_frozen_means_frozen(data, tmp_path):
     whole = detector(data, tmp_path / "whole", untrained=True)
@@ -63,11 +70,11 @@ def test_a_stopped_run_ends_as_one_that_was_not_and_frozen_means_frozen(data, tm
     whole.fit()
     assert not same(backbone, whole.model.backbone.state_dict())
     assert same(heads, whole.model.roi_head.state_dict())
-    assert whole.watch.losses["step"] == [1, 2, 3, 4, 5, 6]
-    assert all(len(values) == 6 for values in whole.watch.losses.values())
+    assert whole.watch.losses["step"] == [1, 2, 3, 4]
+    assert all(len(values) == 4 for values in whole.watch.losses.values())
 
     def stop(done: int, total: int, figures: dict[str, float]) -> None:
-        if done == 4:
+        if done == 3:
             raise KeyboardInterrupt
 
     part = detector(data, tmp_path / "part", tell=stop, untrained=True)
@@ -109,11 +116,9 @@ def test_drawn_images_are_written_out(data, tmp_path):
     assert not (tmp_path / "run/mmengine").exists()
 
 
-def test_ap_of_made_up_predictions_is_pycocotools_own(data, tmp_path, monkeypatch):
+def test_ap_of_made_up_predictions_is_pycocotools_own(data, trained, monkeypatch):
     from mmengine.structures import InstanceData
 
-    made = detector(data, tmp_path / "run")
-    made.fit()
     rng, results = np.random.default_rng(0), []
 
     def val_step(batch):
@@ -133,8 +138,8 @@ def test_ap_of_made_up_predictions_is_pycocotools_own(data, tmp_path, monkeypatc
             results.append((sample.img_id, found))
         return samples
 
-    monkeypatch.setattr(made.model, "val_step", val_step)
-    ours = made.evaluate()
+    monkeypatch.setattr(trained.model, "val_step", val_step)
+    ours = trained.evaluate()
     with contextlib.redirect_stdout(io.StringIO()):
         wanted = {kind: own_figures(data, results, kind) for kind in ("bbox", "segm")}
     names = ("", "_50", "_75", "_small", "_medium", "_large")
@@ -171,12 +176,10 @@ def own_figures(data: DetectionSet, results: list, kind: str) -> list[float]:
     return judge.stats[:6].tolist()
 
 
-def test_pictures_show_what_is_there_and_what_is_found(data, tmp_path):
+def test_pictures_show_what_is_there_and_what_is_found(data, trained, tmp_path):
     from PIL import Image
 
-    made = detector(data, tmp_path / "run")
-    made.fit()
-    made.draw(tmp_path / "pictures", count=2)
+    trained.draw(tmp_path / "pictures", count=2)
     found = sorted((tmp_path / "pictures").iterdir())
     assert [path.suffix for path in found] == [".png", ".png"]
     with Image.open(found[0]) as image:
@@ -187,6 +190,7 @@ def test_pictures_show_what_is_there_and_what_is_found(data, tmp_path):
     assert 0.02 < (left != plain).any(axis=2).mean() < 0.9
 
 
+@pytest.mark.full
 def test_adapter_and_mmdets_resnet_give_equal_losses(tmp_path):
     from mmdet.registry import MODELS
 

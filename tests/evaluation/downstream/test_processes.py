@@ -53,6 +53,7 @@ def with_two_processes(root: Path, runs: Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.full
 def test_two_processes_make_one_record(root, tmp_path):
     done = with_two_processes(root, tmp_path / "runs")
     assert done.returncode == 0, done.stderr
@@ -65,6 +66,7 @@ def test_two_processes_make_one_record(root, tmp_path):
     assert {"detector.safetensors", "pictures"} <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.full
 def test_an_error_in_one_process_ends_all_with_its_line(root, tmp_path):
     broken = root / "images/3.png"
     broken.write_bytes(broken.read_bytes()[:60])

@@ -10,12 +10,13 @@ from locbench.evaluation.downstream.size import added_parameters
 from locbench.networks import make_network
 from locbench.plugins.entry import UNTRAINED
 from locbench.recipes.load import load_joint
-from locbench.runs.estimate import FLOAT_BYTES, RECORD_BYTES, estimate
-from locbench.runs.spec import plan_detection
+from locbench.runs.estimate import RECORD_BYTES, estimate
+from locbench.runs.kinds.detect import detector_specs
+from locbench.runs.kinds.pretrain import FLOAT_BYTES
 
 CASES = [
     ("paper", "resnet50", "4conv1fc", 80),
-    ("paper", "shufflenet_v2_50", "2fc", 8),
+    pytest.param("paper", "shufflenet_v2_50", "2fc", 8, marks=pytest.mark.full),
     ("smoke", "resnet50", "4conv1fc", 5),
 ]
 
@@ -49,7 +50,9 @@ def test_disk_of_a_detector_is_that_of_the_one_mmdet_builds(
     whole, disk = sum(found.values()), {}
     for frozen, optimizer in (("all", "sgd"), ("first", "sgd"), ("all", "adamw")):
         asked = replace(recipe.detection, frozen=frozen, optimizer=optimizer)
-        [spec] = plan_detection(replace(recipe, detection=asked), UNTRAINED, network, 1, data)
+        [spec] = detector_specs(
+            replace(recipe, detection=asked), UNTRAINED, network, seed=1, data=data
+        )
         disk[frozen, optimizer] = guess = estimate(spec, [], build=True)
         kept = FLOAT_BYTES * whole + RECORD_BYTES
         assert guess.kept_bytes == pytest.approx(kept, rel=0.06)
