@@ -57,8 +57,6 @@ class Recipe:
         """Plain dicts, lists and scalars, as they stand in a record; see `recipe_from_dict`."""
         values = _plain(dataclasses.asdict(self))
         absent = [key for key in ("downstream", "rules", *OPTIONAL) if not values[key]]
-        if self.training.accumulate == 1:  # as before there was a choice: names stay as they were
-            del values["training"]["accumulate"]
         return {key: value for key, value in values.items() if key not in absent}
 
     @property
