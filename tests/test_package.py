@@ -1,7 +1,8 @@
-"""What is shipped, how it is installed, and that the instructions are what is tested."""
+"""What is shipped, how it is installed, and that what the READMEs say is so."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -197,6 +198,31 @@ def test_ci_runs_the_readmes_commands(name: str) -> None:
 def test_ci_script_can_be_run() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
     subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
+
+
+READMES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("locbench", "recipes", "results", "tables")
+    for path in [ROOT / "README.md", *(ROOT / folder).rglob("README.md")]
+)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(READMES))
+def test_every_file_that_a_readme_names_is_there(name: str) -> None:
+    """Paths from the root and links from the README; those with a NAME in capitals are patterns."""
+    text = _text(name)
+    paths = re.findall(r"(?<![\w./~-])(?:locbench|recipes|results|tables|tests)/[\w./-]*\w", text)
+    named = [ROOT / path for path in paths if not re.search(r"[A-Z]|tableN", path.split("README")[0])]
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    lacking = [path for path in named if not path.exists()]
+    lacking += [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
+    assert lacking == []
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    packages = sorted((ROOT / "locbench").rglob("__init__.py"))
+    docs = {path: ast.get_docstring(ast.parse(path.read_text())) or "" for path in packages}
+    assert [path for path, doc in docs.items() if len(doc.split()) < 10] == []
 
 
 def _text(name: str) -> str:
