@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from locbench.recipes.identity import identity_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "results" / "records"
-STALE = json.loads((ROOT / "results" / "stale.json").read_text())
+STALE = tomllib.loads((ROOT / "results" / "stale.toml").read_text())["stale"]
 
 
 def records():
@@ -23,19 +24,24 @@ def test_a_records_identity_is_what_its_id_was_made_from():
         assert record["id"].endswith(identity_hash(record["identity"])[:10]), record["id"]
 
 
+def git(*arguments):
+    """What git says of this checkout; None without git or outside a checkout."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        return None
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
 @pytest.mark.skipif(
-    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs git's history"
+    git("rev-parse", "--is-shallow-repository") != ["false"], reason="needs git's whole history"
 )
 def test_every_record_names_a_clean_commit_before_this_one_or_is_listed_as_stale():
-    command = ["git", "-C", str(ROOT), "rev-list", "HEAD"]
-    ancestors = set(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    )
+    ancestors = set(git("rev-list", "HEAD"))
     bad = {
         record["id"]
         for record in records()
         if record["environment"]["git_dirty"]
         or record["environment"]["git_commit"] not in ancestors
     }
-    listed = {id for ids in STALE.values() for id in ids}
-    assert bad == listed, "results/stale.json says of each such record why"
+    listed = {id for entry in STALE for id in entry["records"]}
+    assert bad == listed, "results/stale.toml says of each such record why"

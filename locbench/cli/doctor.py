@@ -67,8 +67,8 @@ def check_torch() -> Check:
     except (ImportError, OSError) as error:  # OSError: a shared library is missing
         return Check("torch", "fail", f"cannot be imported ({_line(error)}): install it again")
     version = torch.__version__
-    if not (2, 10) <= _release(version) < (2, 13):
-        return Check("torch", "warn", f"{version}: tested with 2.10 to 2.12 only")
+    if not (2, 10) <= _release(version) <= (2, 14) or _release(version) == (2, 13):
+        return Check("torch", "warn", f"{version}: tested with 2.10 to 2.12 and 2.14 only")
     return Check("torch", "ok", version)
 
 

@@ -13,8 +13,9 @@ import torch
 
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
-from locbench.evaluation.cost.counts import CONVENTIONS, GIGA, Part, parts
-from locbench.evaluation.cost.measured import Case, machine, measure
+from locbench.evaluation.cost.case import Case
+from locbench.evaluation.cost.counts import CONVENTIONS, GIGA, BlockCost, block_costs
+from locbench.evaluation.cost.measured import machine, measure
 from locbench.evaluation.cost.traced import VIEWS, TracedStep, trace
 from locbench.networks import make_network
 from locbench.plugins.entry import TAUGHT_BY, UNTRAINED, suggest
@@ -81,14 +82,14 @@ class Bill:
         return case_of(self.spec)
 
     @cached_property
-    def parts(self) -> list[Part]:
-        """Block by block; see `counts.parts`."""
+    def parts(self) -> list[BlockCost]:
+        """Block by block; see `block_costs`."""
         asked = self.case
         with torch.device("meta"), blamed(asked.rule):
             side = asked.recipe.data.resolution
             network = make_network(asked.network, asked.recipe.network, asked.classes, side)
             units = build_units(asked.rule, network, asked.recipe.rule)
-        return parts(network, units)
+        return block_costs(network, units)
 
     @cached_property
     def step(self) -> TracedStep:
@@ -103,7 +104,7 @@ class Bill:
             return sum(part.auxiliary_multiply_adds(operators) for part in self.parts)
         return sum(part.multiply_adds(operators) for part in self.parts)
 
-    def grouped(self, each: str) -> list[tuple[str, list[Part]]]:
+    def grouped(self, each: str) -> list[tuple[str, list[BlockCost]]]:
         """The parts by stage, or one by one; the classifier, if trained, is the last."""
         if each == "block":
             return [(part.name, [part]) for part in self.parts]
@@ -141,7 +142,7 @@ class Bill:
         }
 
 
-def _of(group: Sequence[Part], convention: str, auxiliary: bool = False) -> int:
+def _of(group: Sequence[BlockCost], convention: str, auxiliary: bool = False) -> int:
     operators = CONVENTIONS[convention]
     if auxiliary:
         return sum(part.auxiliary_multiply_adds(operators) for part in group)
@@ -373,7 +374,7 @@ def _notes(rival: Bill, measured: bool) -> list[str]:
     lines = [
         "MACs: multiply-adds, each counted as one, of one image's forward pass through "
         "convolutions and linear layers; 'all ops' adds batch norm (2 an element), average pooling "
-        "(1 an input element) and bilinear interpolation (4 an output element), as fvcore does. "
+        "(1 an input element) and bilinear interpolation (4 an output element). "
         "Not counted: InfoPro's reconstruction, PredSim's similarity, what a loss itself computes.",
         "Kept: the most at once that autograd keeps of a step. Peak: all that the step allocates, "
         "gradients too; weights and the optimizer's state are there before. Both traced without "

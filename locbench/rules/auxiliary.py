@@ -186,8 +186,8 @@ def mlp(num_classes: int) -> nn.Sequential:
 class FullPixel(nn.Conv2d):
     """A strided convolution that leaves bf16 for fp32 on a CPU where the map is one pixel wide.
 
-    oneDNN of torch 2.12 leaves the taps of its bf16 weight gradient that meet no pixel as memory
-    was, not zero.
+    There the bf16 weight gradient was seen (torch 2.12, some processors) to keep in the taps that
+    meet no pixel what memory held, not zero.
     """
 
     def forward(self, features: Tensor) -> Tensor:

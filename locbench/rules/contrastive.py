@@ -87,8 +87,8 @@ class Decoder(nn.Module):
 def _in_full(conv: Block, features: Tensor) -> Tensor:
     """The block outside autocast: of maps one pixel wide, where small images and deep decoders end.
 
-    On CPUs (oneDNN of torch 2.12) the bf16 weight gradient of a strided convolution of such a map
-    is right in the taps that meet the pixel and left as memory was, not zero, in all others.
+    There the bf16 weight gradient of a strided convolution was seen (torch 2.12, some processors)
+    to keep in the taps that meet no pixel what memory held, not zero.
     """
     with torch.autocast(features.device.type, enabled=False):
         return conv(features.to(next(conv.parameters()).dtype))

@@ -27,20 +27,15 @@ class SavedBytes:
     count; autocast's copies of parameters do. What torch.utils.checkpoint recomputes is not seen:
     it hangs hooks of its own.
 
-    current: bytes saved now. peak: the most there were. timeline: (event index, bytes) after
-    every change, when `timeline` is asked for.
+    current: bytes saved now. peak: the most there were.
     """
 
-    def __init__(
-        self, exclude: nn.Module | Iterable[nn.Module | Tensor] = (), *, timeline: bool = False
-    ) -> None:
+    def __init__(self, exclude: nn.Module | Iterable[nn.Module | Tensor] = ()) -> None:
         # The storages themselves are kept, so that no other can take the place of one of them.
         self._excluded = {
             storage_key(tensor): tensor.untyped_storage() for tensor in tensors_of(exclude)
         }
         self._handles: Counter[int] = Counter()  # handles alive, by storage
-        self._keep_timeline = timeline
-        self.timeline: list[tuple[int, int]] = []
         self.current = 0
         self.peak = 0
 
@@ -76,8 +71,6 @@ class SavedBytes:
     def _change(self, size: int) -> None:
         self.current += size
         self.peak = max(self.peak, self.current)
-        if self._keep_timeline:
-            self.timeline.append((len(self.timeline), self.current))
 
 
 class _Handle:
@@ -96,9 +89,9 @@ class _Handle:
         self.counter._release(self.key, self.size)
 
 
-def tensors_of(given: nn.Module | Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
+def tensors_of(items: nn.Module | Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
     """These tensors, and the parameters and buffers of these modules."""
-    for item in [given] if isinstance(given, nn.Module) else given:
+    for item in [items] if isinstance(items, nn.Module) else items:
         if isinstance(item, nn.Module):
             yield from item.parameters()
             yield from item.buffers()

@@ -85,7 +85,7 @@ for arguments in json.loads(sys.stdin.read()):
     sys.argv = ["locbench", *arguments]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         cli.main()
-    heavy = ("torch", "torchvision", "timm", "fvcore", "sklearn")
+    heavy = ("torch", "torchvision", "timm", "sklearn")
     found[" ".join(arguments)] = [name for name in heavy if name in sys.modules]
 print(json.dumps(found))
 """

@@ -44,7 +44,7 @@ def test_no_torch_is_found_and_the_rest_still_examined(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("version", "status"),
-    [("2.9.1", "warn"), ("2.10.0", "ok"), ("2.12.1+cpu", "ok"), ("2.13.0+cpu", "warn")],
+    [("2.9.1", "warn"), ("2.10.0", "ok"), ("2.14.1+cpu", "ok"), ("2.13.0+cpu", "warn")],
 )
 def test_torch_release(version: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", version)

@@ -402,12 +402,6 @@ def changed(value):
 FITTING = {"detection.milestones": [], "detection.warmup": 0, "detection.epochs": 90}
 
 
-def test_a_recipe_says_nothing_of_cutting_steps_unless_it_does():
-    plain = load_recipe(IMAGENET, "smoke")
-    assert list(plain.as_dict()["training"]) == ["batch", "precision"]
-    assert load_recipe(IMAGENET, "smoke", {"training.accumulate": 1}).hash == plain.hash
-
-
 def test_the_hash_moves_with_every_value_and_with_nothing_else():
     base = load_recipe(IMAGENET, "smoke")
     assert base.hash == load_recipe(IMAGENET, "smoke").hash

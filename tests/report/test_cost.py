@@ -8,8 +8,7 @@ from PIL import Image
 
 from locbench.cli import app as cli
 from locbench.errors import RunFailed, UserError
-from locbench.evaluation.cost import measured
-from locbench.evaluation.cost.measured import Case, least_that, measure
+from locbench.evaluation.cost.measured import Case, in_a_process, least_that, measure
 from locbench.plugins.registry import RULES
 from locbench.recipes.load import load_recipe
 
@@ -145,9 +144,9 @@ def test_measured_steps():
 
 def test_what_goes_wrong_in_the_other_process_is_said_here():
     with pytest.raises(UserError, match="--device cuda"):
-        measured._apart(_refuse, "--device cuda: none")
+        in_a_process(_refuse, "--device cuda: none")
     with pytest.raises(RunFailed, match="ended with code -9"):
-        measured._apart(_die)
+        in_a_process(_die)
 
 
 def _refuse(text: str) -> None:

@@ -98,9 +98,9 @@ def test_a_decoder_on_maps_of_one_pixel_has_whole_gradients_under_autocast(netwo
     first, *others = [gradients() for _ in range(3)]
     for again in others:
         assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
-    kernels = [gradient.flatten(2) for gradient in first if gradient.shape[2:] == (3, 3)]
-    assert len(kernels) >= 2
-    for gradient in kernels:
+    taps = [gradient.flatten(2) for gradient in first if gradient.shape[2:] == (3, 3)]
+    assert len(taps) >= 2
+    for gradient in taps:
         assert gradient[:, :, 4].any()
         assert not gradient[:, :, [0, 1, 2, 3, 5, 6, 7, 8]].any()  # these met only padding
 

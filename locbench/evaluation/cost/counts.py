@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -18,9 +18,8 @@ from locbench.networks.base import Network
 from locbench.units import Unit
 
 GIGA = 1e9
-# What counts as a multiply-add, in fvcore's names of operators. "all": as its own sum has it, batch
-# norm 2 an element, adaptive average pooling 1 an input element, bilinear interpolation 4 an output
-# element; ReLU and additions nothing.
+# What counts as a multiply-add; see `multiply_adds`. "all" is the sum that fvcore gives: ReLU
+# and additions are nothing.
 CONVENTIONS = {
     "conv+linear": CONV_AND_LINEAR,
     "all": (*CONV_AND_LINEAR, "batch_norm", "adaptive_avg_pool2d", "upsample_bilinear2d"),
@@ -29,13 +28,13 @@ SHORTCUTS = ("downsample", "shortcut")  # names of the modules beside a residual
 
 
 @dataclass(frozen=True)
-class Part:
-    """A block of the network, or its classifier, and the auxiliary networks on its output.
+class BlockCost:
+    """What a block of the network, or its classifier, costs with the auxiliary networks on it.
 
-    `stage` counts from 0, and is None of the classifier. Operators are fvcore's counts for one
-    image; `shape` is the output's, without the batch. The auxiliary operators are of what turns
-    features into logits or projections: not of InfoPro's reconstruction and PredSim's similarity,
-    which tell nothing in evaluation. The auxiliary parameters are all.
+    `stage` counts from 0, and is None of the classifier. `operators` are multiply-adds for one
+    image by operator; `shape` is the output's, without the batch. The auxiliary operators are of
+    what turns features into logits or projections: not of InfoPro's reconstruction and PredSim's
+    similarity, which tell nothing in evaluation. The auxiliary parameters are all.
     """
 
     name: str
@@ -44,42 +43,51 @@ class Part:
     parameters: int
     operators: Counter[str]
     auxiliary_parameters: int = 0
-    auxiliary_operators: Counter[str] | None = None
+    auxiliary_operators: Counter[str] = field(default_factory=Counter)
 
     def multiply_adds(self, operators: Collection[str]) -> int:
-        """Of the network's own part."""
+        """Of the block itself."""
         return total(self.operators, operators)
 
     def auxiliary_multiply_adds(self, operators: Collection[str]) -> int:
         """Of the auxiliary networks; 0 where there is none."""
-        return total(self.auxiliary_operators or Counter(), operators)
+        return total(self.auxiliary_operators, operators)
 
 
-def parts(network: Network, units: Sequence[Unit]) -> list[Part]:
+def block_costs(network: Network, units: Sequence[Unit]) -> list[BlockCost]:
     """Block by block, for an image of `network.resolution` pixels; last the classifier, if trained.
 
-    An auxiliary network stands with the block that it reads. Of an objective without `head` (see
-    `Part`) no operations are counted.
+    An auxiliary network stands with the block that it reads. Of an objective without `head` (an
+    objective from outside need not say which part turns features into outputs) no operations are
+    counted.
     """
     side, head = network.resolution, network.head
-    trains_head = any(module is head for unit in units for module in unit.objective.modules())
-    found = []
+    of_network = {id(p) for p in network.parameters()}
+    costs = []
     for k, (operators, shape) in enumerate(operations_of_each(network.blocks, (3, side, side))):
-        ending = [u for u in units if u.stop == k + 1]
-        # An objective from outside need not say which of its parts turns features into outputs.
-        heads = [getattr(unit.objective, "head", None) for unit in ending]
-        heads = [part for part in heads if part is not None and part is not head]
-        counted = sum((operations_of_each(head, shape)[0][0] for head in heads), Counter())
-        objectives = nn.ModuleList(unit.objective for unit in ending)
-        own = {id(p) for p in network.parameters()}
-        auxiliary = sum(p.numel() for p in objectives.parameters() if id(p) not in own)
-        block = parameters(network.blocks[k])
-        name = f"block {k + 1}"
-        found.append(Part(name, network.stage_of(k), shape, block, operators, auxiliary, counted))
-    if trains_head:
-        [(operators, shape)] = operations_of_each(network.head, found[-1].shape)
-        found.append(Part("classifier", None, shape, parameters(network.head), operators))
-    return found
+        objectives = [unit.objective for unit in units if unit.stop == k + 1]
+        heads = [getattr(objective, "head", None) for objective in objectives]
+        auxiliary = [
+            operations_of_each(module, shape)[0][0]
+            for module in heads
+            if module is not None and module is not head
+        ]
+        weights = nn.ModuleList(objectives).parameters()
+        costs.append(
+            BlockCost(
+                name=f"block {k + 1}",
+                stage=network.stage_of(k),
+                shape=shape,
+                parameters=parameters(network.blocks[k]),
+                operators=operators,
+                auxiliary_parameters=sum(p.numel() for p in weights if id(p) not in of_network),
+                auxiliary_operators=sum(auxiliary, Counter()),
+            )
+        )
+    if any(module is head for unit in units for module in unit.objective.modules()):
+        [(operators, shape)] = operations_of_each(head, costs[-1].shape)
+        costs.append(BlockCost("classifier", None, shape, parameters(head), operators))
+    return costs
 
 
 def counts(network: Network, units: Sequence[Unit]) -> dict[str, float]:
@@ -92,26 +100,24 @@ def counts(network: Network, units: Sequence[Unit]) -> dict[str, float]:
     first, named as ResNet's: res2, res3, ...: of the encoder's multiply-adds, and of the numbers
     that the convolutions of residual branches put out (LoCo's Table 6).
     """
-    whole = parts(network, units)
-    blocks = whole[: len(network.blocks)]
-    found: dict[str, float] = {}
+    costs = block_costs(network, units)
+    blocks = costs[: len(network.blocks)]
+    figures: dict[str, float] = {}
     for name, operators in CONVENTIONS.items():
-        each = [part.multiply_adds(operators) for part in blocks]
-        everything = sum(
-            part.multiply_adds(operators) + part.auxiliary_multiply_adds(operators)
-            for part in whole
-        )
-        found[f"encoder_flops ({name})"] = sum(each) / GIGA
-        found[f"flops ({name})"] = everything / GIGA
-        found |= _shares(f"flops_share ({name})", network, each)
+        encoder = [cost.multiply_adds(operators) for cost in blocks]
+        others = sum(cost.multiply_adds(operators) for cost in costs[len(blocks) :])
+        auxiliary = sum(cost.auxiliary_multiply_adds(operators) for cost in costs)
+        figures[f"encoder_flops ({name})"] = sum(encoder) / GIGA
+        figures[f"flops ({name})"] = (sum(encoder) + others + auxiliary) / GIGA
+        figures |= _shares(f"flops_share ({name})", network, encoder)
     numbers = [
-        branch_outputs(block, part.shape)
-        for block, part in zip(network.blocks, blocks, strict=True)
+        branch_outputs(block, cost.shape)
+        for block, cost in zip(network.blocks, blocks, strict=True)
     ]
-    found |= _shares("memory_share", network, numbers)
-    found["encoder_parameters"] = parameters(network.blocks)
-    found["auxiliary_parameters"] = parameters([unit.objective for unit in units])
-    return found
+    figures |= _shares("memory_share", network, numbers)
+    figures["encoder_parameters"] = parameters(network.blocks)
+    figures["auxiliary_parameters"] = parameters([unit.objective for unit in units])
+    return figures
 
 
 def branch_outputs(block: nn.Module, shape: Sequence[int]) -> int:

@@ -59,31 +59,29 @@ def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
 
     Raises RunFailed where memory runs out.
     """
-    rules = {one.rule: RULES.entry(one.rule) for one in (case, over) if one is not None}
-    return _apart(_measure_with, rules, case, over, device)
+    rules = {each.rule: RULES.entry(each.rule) for each in (case, over) if each is not None}
+    return in_a_process(_measure, rules, case, over, device)
 
 
-def _measure_with(rules: dict[str, Entry], *asked: Any) -> dict[str, float]:
+def _measure(rules: dict[str, Entry], case: Case, over: Case | None, name: str) -> dict[str, float]:
     RULES.entries.update({name: rule for name, rule in rules.items() if rule.kind})
-    return _measure(*asked)
-
-
-def _measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
-    where = pick_device(device)
-    if where.type == "cuda" and where.index is None:  # a share of memory is of a GPU by number
-        where = torch.device("cuda", torch.cuda.current_device())
-    own = _Step(case, where)
-    own.run()  # what is made once, such as the optimizer's state, is made here
-    memory = PeakMemory(where)
-    own.run()
+    device = pick_device(name)
+    if device.type == "cuda" and device.index is None:  # a share of memory is of a GPU by number
+        device = torch.device("cuda", torch.cuda.current_device())
+    step = _Step(case, device)
+    step.run()  # what is made once, such as the optimizer's state, is made here
+    memory = PeakMemory(device)
+    step.run()
     peak = memory.read()
-    found = _of_gpu(own, peak) if where.type == "cuda" else _of_cpu(own, peak)
-    found |= _speed(own, _Step(over, where) if over else None)
+    figures = _of_gpu(step, peak) if device.type == "cuda" else _of_cpu(step, peak)
+    figures |= _speed(step, rival=_Step(over, device) if over else None)
     traced = trace(case)
-    found["predicted_gigabytes"] = traced.peak_bytes / GIGA
-    found["saved_gigabytes"] = traced.saved_bytes / GIGA
-    found["allocated_share"] = 100 * found["allocated_gigabytes"] / found["predicted_gigabytes"]
-    return found
+    predicted = traced.peak_bytes / GIGA
+    return figures | {
+        "predicted_gigabytes": predicted,
+        "saved_gigabytes": traced.saved_bytes / GIGA,
+        "allocated_share": 100 * figures["allocated_gigabytes"] / predicted,
+    }
 
 
 class _Step:
@@ -124,19 +122,19 @@ class _Step:
             torch.cuda.synchronize(self.device)
 
 
-def _speed(own: _Step, rival: _Step | None) -> dict[str, float]:
+def _speed(step: _Step, *, rival: _Step | None) -> dict[str, float]:
     """Steps in turns, so that what else the machine does meets both."""
     took, ratios = [], []
-    own.speed_up()
+    step.speed_up()
     if rival is not None:
         rival.run()
         rival.speed_up()
     for _ in range(ROUNDS):
         other = None if rival is None else rival.run()
-        took.append(own.run())
+        took.append(step.run())
         ratios.append(100 * (took[-1] / other - 1) if other else 0.0)
     return {
-        "images_per_s": own.images / statistics.median(took),
+        "images_per_s": step.images / statistics.median(took),
         "wall_clock_overhead": statistics.median(ratios),
         "wall_clock_overhead_low": min(ratios),
         "wall_clock_overhead_high": max(ratios),
@@ -156,11 +154,11 @@ def _of_cpu(step: _Step, peak: dict[str, int]) -> dict[str, float]:
 def _of_gpu(step: _Step, peak: dict[str, int]) -> dict[str, float]:
     reserved = torch.cuda.max_memory_reserved(step.device)
     step.clear()
-    there = torch.cuda.memory_allocated(step.device)
+    before = torch.cuda.memory_allocated(step.device)
     torch.cuda.reset_peak_memory_stats(step.device)
     step.gradients()
     step.wait()
-    allocated = torch.cuda.max_memory_allocated(step.device) - there
+    allocated = torch.cuda.max_memory_allocated(step.device) - before
     whole = torch.cuda.get_device_properties(step.device).total_memory
 
     def runs_in(share: float) -> bool:
@@ -195,28 +193,28 @@ def least_that(works: Callable[[float], bool], low: float, high: float) -> float
 def _quiet() -> Iterator[None]:
     """Torch's profiler says on stderr what nobody asked for, past Python; no setting stops it."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
-def _apart(work: Callable[..., Any], *given: Any) -> Any:
+def in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """What `work` returns, from a process of its own; what it raises is raised here.
 
     RunFailed where memory ran out, and where that process was killed.
     """
     context = _context()
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_reported, args=(there, work, given), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, work, arguments), daemon=True)
     process.start()
-    there.close()
+    sender.close()
     try:
-        succeeded, result = here.recv()
+        succeeded, result = receiver.recv()
     except EOFError:
         process.join()
         raise RunFailed(
@@ -225,7 +223,7 @@ def _apart(work: Callable[..., Any], *given: Any) -> Any:
         ) from None
     finally:
         process.kill() if process.is_alive() else None
-        here.close()
+        receiver.close()
     process.join()
     if not succeeded:
         raise result
@@ -240,15 +238,15 @@ def _context() -> Any:
     return context
 
 
-def _reported(there: Connection, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits says that it was stopped
     try:
-        there.send((True, work(*given)))
+        sender.send((True, work(*arguments)))
     except Exception as error:
-        there.send((False, _told(error)))
+        sender.send((False, _portable(error)))
 
 
-def _told(error: Exception) -> Exception:
+def _portable(error: Exception) -> Exception:
     """An error that can go to another process."""
     if isinstance(error, UserError):
         return error

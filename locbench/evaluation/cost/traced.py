@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry
 
 from locbench.evaluation.cost.case import Case
+from locbench.evaluation.cost.operations import torch_multiply_adds
 from locbench.networks import Network, make_network
 from locbench.rules import build_units
 from locbench.training.engine import Engine
@@ -23,9 +23,9 @@ from locbench.units import Batch, Unit
 
 VIEWS = {"views": 2, "label": 1}
 
-# The one operator whose CPU kernel of torch 2.12 takes a whole map more while it runs, beside its
-# results (held by a test). A convolution's takes its weights once or twice more, in oneDNN's own
-# order, or not, by shapes and processor: little where activations dominate, and not counted.
+# The one operator whose CPU kernel takes a whole map more while it runs, beside its results: a test
+# holds it. A convolution's takes its weights once or twice more, in oneDNN's own order, or not, by
+# shapes and processor: little where activations dominate, and not counted.
 TAKES_A_MAP = torch.ops.aten.native_batch_norm_backward
 
 
@@ -42,8 +42,8 @@ class TracedStep:
 
     saved_bytes: int
     peak_bytes: int
-    multiply_adds: float
-    timeline: tuple[tuple[float, int, int], ...]
+    multiply_adds: int
+    timeline: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Setting:
         return [self.network, *(unit.objective for unit in self.units)]
 
     @property
-    def given(self) -> list[nn.Module | Tensor]:
+    def held_before(self) -> list[nn.Module | Tensor]:
         """What is there before a step, and is not counted as saved."""
         return [*self.modules, self.batch.images, self.batch.pixels]
 
@@ -71,14 +71,14 @@ def set_up(case: Case, *, device: torch.device | str = "cpu") -> Setting:
     side, training = recipe.data.resolution, recipe.training
     images = VIEWS[recipe.gives] * (training.batch // training.accumulate)
     with torch.device(device):
-        made = make_network(case.network, recipe.network, case.classes, side).train()
-        units = build_units(case.rule, made, recipe.rule)
+        network = make_network(case.network, recipe.network, case.classes, side).train()
+        units = build_units(case.rule, network, recipe.rule)
         pixels = torch.rand(images, 3, side, side).contiguous(memory_format=torch.channels_last)
         targets = torch.arange(images) % case.classes
-    for tensor in tensors_of([made, *(unit.objective.train() for unit in units)]):
+    for tensor in tensors_of([network, *(unit.objective.train() for unit in units)]):
         if tensor.ndim == 4:  # Module.to would swap parameters, which tracing cannot do
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-    return Setting(made, units, Batch(pixels, targets, pixels.clone()))
+    return Setting(network, units, Batch(pixels, targets, pixels.clone()))
 
 
 def trace(case: Case) -> TracedStep:
@@ -87,8 +87,8 @@ def trace(case: Case) -> TracedStep:
         setting = set_up(case)
         engine = Engine(setting.network.blocks, setting.units)
         with (
-            SavedBytes(setting.given) as saved,
-            _Tape([*setting.given, setting.batch.targets], saved) as tape,
+            SavedBytes(setting.held_before) as saved,
+            _Tape([*setting.held_before, setting.batch.targets], saved) as tape,
         ):
             engine.step(setting.batch)
         tape.sample()
@@ -98,28 +98,26 @@ def trace(case: Case) -> TracedStep:
 class _Tape(TorchDispatchMode):
     """Follows the storages that operators make, until they are freed, and the multiply-adds."""
 
-    def __init__(self, given: Iterable[nn.Module | Tensor], saved: SavedBytes) -> None:
+    def __init__(self, held_before: Iterable[nn.Module | Tensor], saved: SavedBytes) -> None:
         super().__init__()
-        self._given = {storage_key(tensor) for tensor in tensors_of(given)}
+        self._held_before = {storage_key(tensor) for tensor in tensors_of(held_before)}
         self._alive: dict[int, int] = {}
         self._saved = saved
         self.current = self.peak = 0
-        self.work = 0.0
-        self.timeline: list[tuple[float, int, int]] = []
+        self.work = 0
+        self.timeline: list[tuple[int, int, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.sample()
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
                 self._hold(tensor)
         if func.overloadpacket is TAKES_A_MAP:
             workspace = args[0].numel() * args[0].element_size()
             self.peak = max(self.peak, self.current + workspace)
-        if func.overloadpacket in flop_registry:
-            # torch counts a multiply-add as two.
-            count = flop_registry[func.overloadpacket]
-            self.work += count(*args, **(kwargs or {}), out_val=out) / 2
+        self.work += torch_multiply_adds(func, args, kwargs, out)
         return out
 
     def sample(self) -> None:
@@ -128,7 +126,7 @@ class _Tape(TorchDispatchMode):
 
     def _hold(self, tensor: Tensor) -> None:
         storage, key = tensor.untyped_storage(), storage_key(tensor)
-        if key in self._given or key in self._alive:
+        if key in self._held_before or key in self._alive:
             return
         self._alive[key] = storage.nbytes()
         self.current += storage.nbytes()

@@ -6,26 +6,27 @@ import pytest
 import torch
 
 from locbench.cli import app as cli
-from locbench.cli import regression
+from locbench.cli import check
 from locbench.errors import CheckFailed
 from locbench.evaluation.cost.counts import branch_outputs, counts
 from locbench.networks import make_network
 from locbench.published.load import load_table
 from locbench.recipes.load import load_recipe
+from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
 from locbench.rules.auxiliary import Auxiliary
 
 
-def counted(recipe: str, network: str, classes: int, rule: str = "", **settings) -> dict:
-    asked = load_recipe(recipe)
+def figures(recipe: str, network: str, classes: int, rule: str = "", **settings) -> dict:
+    loaded = load_recipe(recipe)
     with torch.device("meta"):
-        made = make_network(network, asked.network, classes, asked.data.resolution)
-        units = build_units(rule, made, settings) if rule else []
-    return counts(made, units)
+        built = make_network(network, loaded.network, classes, loaded.data.resolution)
+        units = build_units(rule, built, settings) if rule else []
+    return counts(built, units)
 
 
 @pytest.mark.parametrize(
-    ("rule", "settings", "all_", "plain"),
+    ("rule", "settings", "every", "plain"),
     [
         # An independent count (facts, section C), in G.
         ("bp", {}, 0.2553, 0.2531),
@@ -36,28 +37,38 @@ def counted(recipe: str, network: str, classes: int, rule: str = "", **settings)
         ("auglocal", {"depth": 6}, 1.1268, 1.1193),
     ],
 )
-def test_multiply_adds_of_resnet_110(rule, settings, all_, plain):
-    found = counted("auglocal/cifar10", "resnet110", 10, rule, **settings)
-    assert found["flops (all)"] == pytest.approx(all_, abs=5e-5)
-    assert found["flops (conv+linear)"] == pytest.approx(plain, abs=5e-5)
-    assert found["encoder_flops (conv+linear)"] == pytest.approx(0.2531, abs=5e-5)
+def test_multiply_adds_of_resnet_110(rule, settings, every, plain):
+    cost = figures("auglocal/cifar10", "resnet110", 10, rule, **settings)
+    assert cost["flops (all)"] == pytest.approx(every, abs=5e-5)
+    assert cost["flops (conv+linear)"] == pytest.approx(plain, abs=5e-5)
+    assert cost["encoder_flops (conv+linear)"] == pytest.approx(0.2531, abs=5e-5)
 
 
 def test_shares_of_resnet_50():
-    found = counted("loco/imagenet", "resnet50", 1000)
-    memory = [found[f"memory_share of res{k}"] for k in range(2, 6)]
+    cost = figures("loco/imagenet", "resnet50", 1000)
+    memory = [cost[f"memory_share of res{k}"] for k in range(2, 6)]
     assert memory == pytest.approx([43.6364, 29.0909, 21.8182, 5.4545], abs=1e-4)
-    flops = [found[f"flops_share (all) of res{k}"] for k in range(2, 6)]
+    flops = [cost[f"flops_share (all) of res{k}"] for k in range(2, 6)]
     assert flops == pytest.approx([19.38, 25.16, 35.74, 19.72], abs=5e-3)
-    assert found["encoder_flops (all)"] == pytest.approx(4.1094, abs=5e-5)
-    assert found["encoder_parameters"] == 23_508_032 and found["auxiliary_parameters"] == 0
-    assert found["flops (all)"] == found["encoder_flops (all)"]
+    assert cost["encoder_flops (all)"] == pytest.approx(4.1094, abs=5e-5)
+    assert cost["encoder_parameters"] == 23_508_032 and cost["auxiliary_parameters"] == 0
+    assert cost["flops (all)"] == cost["encoder_flops (all)"]
+
+
+def test_shares_of_presnet_50():
+    """An independent count (facts, B.8), and the memory column of print."""
+    cost = figures("loco/imagenet", "presnet50", 1000)
+    shares = [cost[f"flops_share (all) of res{k}"] for k in range(2, 8)]
+    assert shares == pytest.approx([13.48, 14.64, 14.79, 16.63, 20.43, 20.04], abs=5e-3)
+    assert cost["encoder_flops (all)"] == pytest.approx(4.162, abs=5e-4)
+    cost = figures("loco/imagenet", "presnet50_res4_128", 1000)
+    memory = [cost[f"memory_share of res{k}"] for k in range(2, 8)]
+    assert memory == pytest.approx([15.46, 10.96, 19.48, 17.31, 19.48, 17.31], abs=5e-3)
 
 
 def test_only_the_residual_branch_puts_out_numbers():
-    asked = load_recipe("loco/imagenet")
-    network = make_network("resnet50", asked.network, 1000, 224)
-    stem, first = network.blocks[:2]
+    with torch.device("meta"):
+        stem, first, *_ = make_network("resnet50", Settings(), 1000, 224).blocks
     assert branch_outputs(stem, (64, 56, 56)) == 0
     assert branch_outputs(first, (256, 56, 56)) == (64 + 64 + 256) * 56**2
 
@@ -76,7 +87,7 @@ def test_one_channel_more_in_one_auxiliary_block_fails_the_check(tmp_path, monke
     def flops_alone(name):
         return replace(load_table(name), smoke={"columns": "flops"})  # and no steps traced
 
-    monkeypatch.setattr(regression, "load_table", flops_alone)
+    monkeypatch.setattr(check, "load_table", flops_alone)
     monkeypatch.setattr(Auxiliary, "build", first)
     monkeypatch.setattr(Auxiliary, "_width", wider)
     words = ["check", "auglocal/table7", f"--runs={tmp_path}"]
@@ -88,14 +99,3 @@ def test_one_channel_more_in_one_auxiliary_block_fails_the_check(tmp_path, monke
     assert "1.1268 -> 1.12765" in d6
     depths = {line.split("resnet110-")[1].split("-")[0] for line in moved}
     assert depths == {"paper", "d3", "d4", "d5", "d6"}  # d = 2 is the rule's own
-
-
-def test_shares_of_presnet_50():
-    """An independent count (facts, B.8), and the memory column of print."""
-    found = counted("loco/imagenet", "presnet50", 1000)
-    shares = [found[f"flops_share (all) of res{k}"] for k in range(2, 8)]
-    assert shares == pytest.approx([13.48, 14.64, 14.79, 16.63, 20.43, 20.04], abs=5e-3)
-    assert found["encoder_flops (all)"] == pytest.approx(4.162, abs=5e-4)
-    found = counted("loco/imagenet", "presnet50_res4_128", 1000)
-    memory = [found[f"memory_share of res{k}"] for k in range(2, 8)]
-    assert memory == pytest.approx([15.46, 10.96, 19.48, 17.31, 19.48, 17.31], abs=5e-3)
