@@ -200,23 +200,23 @@ def test_ci_script_can_be_run() -> None:
     subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
 
 
-READMES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for folder in ("locbench", "recipes", "results", "tables")
-    for path in [ROOT / "README.md", *(ROOT / folder).rglob("README.md")]
-)
+def readmes() -> list[str]:
+    """The README, and those of the folders."""
+    folders = ("locbench", "recipes", "results", "tables")
+    inside = [path for folder in folders for path in sorted((ROOT / folder).rglob("README.md"))]
+    return ["README.md", *(path.relative_to(ROOT).as_posix() for path in inside)]
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(READMES))
+@pytest.mark.parametrize("name", readmes())
 def test_every_file_that_a_readme_names_is_there(name: str) -> None:
-    """Paths from the root and links from the README; those with a NAME in capitals are patterns."""
+    """Paths from the root of the checkout, and links; a path with NAME or tableN is a pattern."""
     text = _text(name)
     paths = re.findall(r"(?<![\w./~-])(?:locbench|recipes|results|tables|tests)/[\w./-]*\w", text)
-    named = [ROOT / path for path in paths if not re.search(r"[A-Z]|tableN", path.split("README")[0])]
+    patterns = re.compile(r"NAME|PAPER|RUN|RULE|tableN")
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
-    lacking = [path for path in named if not path.exists()]
-    lacking += [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
-    assert lacking == []
+    named = [ROOT / path for path in paths if not patterns.search(path)]
+    named += [(ROOT / name).parent / link for link in links]
+    assert [str(path) for path in named if not path.exists()] == []
 
 
 def test_every_package_says_what_it_is_for() -> None:
