@@ -6,9 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import NETWORK
 from torch import Tensor, nn
 
 from locbench.distributed.collectives import Reduction
+from locbench.networks import make_network
+from locbench.rules import build_units
 from locbench.training.engine import Engine
 from locbench.units import Batch, Unit
 
@@ -221,6 +224,29 @@ def test_losses_and_logs_are_in_the_engines_order():
         alone, told = unit.objective(x, batch)
         torch.testing.assert_close(loss, alone.detach(), rtol=1e-12, atol=0)
         assert torch.equal(log["top"], told["top"])
+
+
+def test_a_shared_stage_of_loco_gets_the_sum_of_its_two_units():
+    net = make_network("resnet50", NETWORK, 4, 16)
+    units = build_units("loco", net, {})
+    for module in (net, *(unit.objective for unit in units)):
+        module.double().train()
+        with torch.no_grad():  # a zero scale would hide the branch behind it
+            for parameter in module.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    batch = Batch(torch.rand(8, 3, 16, 16, dtype=torch.float64))
+    parts = [apart(net.blocks, unit, batch) for unit in units]
+    Engine(net.blocks, units).step(batch)
+    for number, stage in enumerate(net.stages):
+        parameters = [p for b in stage for p in net.blocks[b].parameters()]
+        holding = [part for part in parts if parameters[0] in part]
+        assert len(holding) == (1 if number in (0, len(net.stages) - 1) else 2)
+        wanted = total([{p: part[p] for p in parameters} for part in holding])
+        scale = max(float(gradient.abs().max()) for gradient in wanted.values())
+        errors = [float((p.grad - wanted[p]).abs().max()) for p in parameters]
+        assert max(errors) < 1e-10 * scale
+        for part in holding:  # neither of the two is nothing
+            assert max(float(part[p].abs().max()) for p in parameters) > 0.01 * scale
 
 
 def test_blocks_above_the_last_unit_do_not_run():
