@@ -65,5 +65,11 @@ def convnext(settings: Settings, *, num_classes: int = 1000) -> Network:
         sizes.append(depth + (not stage))
     fc = nn.Linear(widths[-1], num_classes)
     parts = {"features": joined(blocks), "fc": fc}
-    stages, ends = consecutive(sizes), last_at_each_size(blocks)
-    return Network(parts, blocks, stages, ends, pooled_classifier(fc), num_classes)
+    return Network(
+        parts,
+        blocks=blocks,
+        stages=consecutive(sizes),
+        out_indices=last_at_each_size(blocks),
+        head=pooled_classifier(fc),
+        num_classes=num_classes,
+    )
