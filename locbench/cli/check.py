@@ -253,7 +253,7 @@ def diff_lines(plan: Plan, store: Store) -> list[Line]:
     references = {record.id: record for record in checks.reference_store().all()}
     wanted: dict[tuple[tuple[str, ...], str], None] = {}
     for planned in plan.cells:
-        ids, metric = tuple(spec.id for spec in planned.specs), planned.cell.column.metric
+        ids, metric = tuple(spec.id for spec in planned.specs), planned.cell.metric
         together = [ids] if plan.options.seeds > 1 and ids else [(id,) for id in ids]
         wanted |= dict.fromkeys((group, metric) for group in together)
     hashes = checks.any_precision(list(references.values()))
