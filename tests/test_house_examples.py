@@ -1,15 +1,19 @@
 """The examples of locbench/README.md, taken out of it and used as it says."""
 
+import importlib
 import json
 import re
+import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fabricate import SETS, call, image_folder
+from fabricate import SETS, call, complaint, image_folder
 
+from locbench.data import fingerprint, locate
 from locbench.plugins.entry import Entry
-from locbench.plugins.registry import KINDS, NETWORKS
+from locbench.plugins.registry import DATASETS, KINDS, NETWORKS
 from locbench.published import load
 from locbench.report import formats
 from locbench.report.layout import Section
@@ -19,6 +23,18 @@ NETWORK = """
 from torch import nn
 from locbench.networks.base import *
 from locbench.recipes import schema
+"""
+DATA = """
+from __future__ import annotations
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+from locbench.data import ImageData, Progress, Split
+from locbench.data.digests import checksum_of, folder_digests
+from locbench.data.files import folder_files
+from locbench.errors import UserError
+from locbench.data.locate import find_source
 """
 KIND = """
 from locbench.runs.kinds.base import Kind, data_identity, encoder_identity, network_identity
@@ -48,6 +64,33 @@ def test_the_network_is_one_that_rules_train(capsys, module, monkeypatch):
         assert code == 0, err
 
 
+def test_the_data_set_is_trained_on_and_errors_are_one_line(capsys, module, monkeypatch, tmp_path):
+    finds = "def find_source(name, root):\n" + textwrap.indent(example("import DigitsFile"), "    ")
+    exec(finds, space := dict(vars(locate)))
+    for place in (locate, fingerprint):
+        monkeypatch.setattr(place, "find_source", space["find_source"])
+    module("house_data", DATA + example("class DigitsFile"))
+    monkeypatch.setitem(sys.modules, "locbench.data.digits", importlib.import_module("house_data"))
+    monkeypatch.setitem(DATASETS.entries, "digits", Entry("digits", "house_data:digits", ""))
+    folder = tmp_path / "data"
+    train = ["pretrain", "loco/imagenet", "--rule", "gim", "--network", "resnet50", *SETS]
+    train += ["--set", "data.name=digits", "--data-root", folder, "--json"]
+    assert "expected digits.npz" in complaint(capsys, *train)
+    folder.mkdir()
+    assert f"no {folder / 'digits.npz'}" in complaint(capsys, *train)
+    (folder / "digits.npz").write_bytes(b"no archive")
+    assert "cannot be read" in complaint(capsys, *train)
+    draw, arrays = np.random.default_rng(0), {}
+    for split, images in (("train", 24), ("test", 12)):
+        arrays[f"{split}_images"] = draw.integers(0, 256, (images, 3, 20, 20), np.uint8)
+        arrays[f"{split}_targets"] = np.arange(images, dtype=np.uint8) % 10
+    np.savez(folder / "digits.npz", **arrays)
+    code, out, err = call(capsys, *train)
+    assert code == 0, err
+    data = json.loads(out)["data"]
+    assert (data["name"], data["classes"], data["train_images"]) == ("digits", 10, 24)
+
+
 def test_the_kind_of_run_fills_the_table(capsys, module, monkeypatch, tmp_path):
     module("house_kind", KIND + example("class Weights"))
     monkeypatch.setitem(KINDS.entries, "weights", Entry("weights", "house_kind:Weights", ""))
@@ -59,6 +102,13 @@ def test_the_kind_of_run_fills_the_table(capsys, module, monkeypatch, tmp_path):
     assert code == 0, err
     first, second = (cell["measured"] for cell in json.loads(out)["cells"])
     assert first != second and min(first, second) > 0
+
+
+def test_the_list_of_evaluations_is_that_of_the_kinds_that_fill_cells():
+    page = (PAGE.parents[1] / "tables" / "README.md").read_text()
+    listed = page.split("| evaluation | measures |", 1)[1].split("\n\n", 1)[0]
+    fills = {name for name in KINDS.entries if KINDS.get(name).fills}
+    assert set(re.findall(r"^ *\| `(\w+)` \|", listed, re.M)) == fills
 
 
 def test_the_format_is_a_writer_of_sections():

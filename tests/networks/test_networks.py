@@ -102,8 +102,11 @@ def test_like_makes_fresh_blocks_of_the_networks_kind(name):
         usual = type(network.blocks[first].module)
         made = block.like(block.out_channels, 16, 2)
         assert isinstance(made, Block)
-        assert isinstance(made.module, usual)
-        assert isinstance(made.like(16, 16, 1).module, usual)
+        for stride, module in ((2, made.module), (1, made.like(16, 16, 1).module)):
+            assert isinstance(module, usual), (
+                f"block {index}: its kind makes a {type(module).__name__} at stride {stride}, and "
+                f"the modules of its stage are of the class {usual.__name__}"
+            )
         assert (made.in_channels, made.out_channels, made.stride) == (block.out_channels, 16, 2)
         assert made(torch.rand(2, block.out_channels, 9, 9)).shape == (2, 16, 5, 5)
     one, other = (network.blocks[1].like(16, 16, 1) for _ in range(2))
