@@ -1,4 +1,4 @@
-"""What `locbench list` and `locbench show` print."""
+"""`locbench list` and `locbench show`: what there is, as rows, and published tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from locbench.errors import UserError
-from locbench.paths import recipes_dir
 from locbench.plugins import registry
 from locbench.plugins.entry import suggest
 from locbench.published.load import Table, layout, legend, load_table, table_names
-from locbench.recipes.load import load_recipe
-from locbench.recipes.recipe import Recipe
-from locbench.recipes.schema import Detection
+from locbench.recipes.load import load_recipe, recipe_names
 from locbench.report.check import any_precision, reference_store
 from locbench.report.grid import columns, print_grid
 from locbench.runs.plan import Options, make_plan
@@ -34,10 +31,10 @@ def _tables(store: Store) -> Listing:
             rows.append([name, f"cannot be read: {error}", "", "", ""])
             continue
         inside = [cell for cell in table.cells() if cell.inside]
-        here = sum(cell.fill is not None for cell in inside)
+        fillable = sum(cell.fill is not None for cell in inside)
         filled = {scale: _filled(table, scale, store, committed) for scale in ("smoke", "small")}
         records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
-        rows.append([name, table.title, len(inside), here, records])
+        rows.append([name, table.title, len(inside), fillable, records])
     return "Published tables", ["table", "title", "cells", "can run", "records"], rows
 
 
@@ -63,21 +60,16 @@ def _done(id: str, store: Store) -> bool:
 
 def _recipes(store: Store) -> Listing:
     rows = []
-    for path in sorted(recipes_dir().rglob("*.toml")):
-        name = str(path.relative_to(recipes_dir()).with_suffix(""))
-        recipe = load_recipe(name)
-        trains = _pretrains(recipe) if recipe.detection is None else _detects(recipe.detection)
-        rows.append([name, recipe.title, *trains])
+    for name in recipe_names():
+        recipe, detection = load_recipe(name), load_recipe(name).detection
+        if detection is None:
+            length, gives, frozen = f"{recipe.schedule.epochs} epochs", recipe.gives, ""
+            rows.append([name, recipe.title, recipe.data.name, length, gives, frozen])
+            continue
+        steps, epochs = detection.iterations, detection.epochs
+        length = f"{steps:,} steps" if steps else f"{epochs} epochs"
+        rows.append([name, recipe.title, detection.data, length, "objects", detection.frozen])
     return "Recipes", ["recipe", "title", "data", "length", "gives", "frozen"], rows
-
-
-def _pretrains(recipe: Recipe) -> list[str]:
-    return [recipe.data.name, f"{recipe.schedule.epochs} epochs", recipe.gives, ""]
-
-
-def _detects(asked: Detection) -> list[str]:
-    length = f"{asked.iterations:,} steps" if asked.iterations else f"{asked.epochs} epochs"
-    return [asked.data, length, "objects", asked.frozen]
 
 
 def _runs(store: Store) -> Listing:
@@ -149,7 +141,7 @@ def print_listing(listing: Listing, console: Console) -> None:
     print_grid(shown, console, title=title)
 
 
-def published_table(table: Table, console: Console) -> None:
+def print_published(table: Table, console: Console) -> None:
     """Print a published table with its caption, legend, notes, and claims judged on print."""
     from rich.text import Text
 
@@ -174,16 +166,6 @@ def published_table(table: Table, console: Console) -> None:
         ours = table.number is None and result.holds is None  # nothing of it was ever printed
         printed = "" if ours else f" In print it {mark} ({result.detail})"
         console.print(Text(f"Claim: {claim.text}.{printed}"))
-
-
-def print_checks(checks: list[Any], console: Console) -> None:
-    """Print what `locbench doctor` found."""
-    from rich.text import Text
-
-    styles = {"ok": "green", "warn": "yellow", "fail": "red"}
-    for check in checks:
-        status = Text(f"{check.status:<5}", style=styles[check.status])
-        console.print(Text.assemble(status, f" {check.name:<14} {check.detail}"), soft_wrap=True)
 
 
 def published_json(table: Table) -> dict[str, Any]:

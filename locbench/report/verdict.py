@@ -42,15 +42,7 @@ from dataclasses import dataclass
 from locbench.published.table import Published
 from locbench.runs.record import summarize
 
-NAMES = (
-    "reproduced",
-    "better",
-    "worse",
-    "inconclusive",
-    "not comparable",
-    "not run",
-    "diverged",
-)
+NAMES = ("reproduced", "better", "worse", "inconclusive", "not comparable", "not run", "diverged")
 ALPHA = 0.05
 ASSUMED_N = 3
 SPREADS = 3.0  # published standard deviations that stand in for a tolerance

@@ -109,8 +109,7 @@ def test_memory_is_read_from_the_kernels_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "free", "status"),
-    [(8, 4, "ok"), (8, 1, "warn"), (8, None, "ok"), (None, None, "ok")],
+    ("total", "free", "status"), [(8, 4, "ok"), (8, 1, "warn"), (8, None, "ok"), (None, None, "ok")]
 )
 def test_little_memory(
     total: int | None, free: int | None, status: str, monkeypatch: pytest.MonkeyPatch

@@ -192,17 +192,17 @@ MOVES = {
     "top1 drops in another precision": (
         PROBE,
         {"metrics": {"top1": {"last": 33.7}}, "tags": {"pretrain_precision": "bfloat16"}},
-        "top1 40.75 -> 33.7",
+        "top1 40.75 -> 33.7"
     ),
     "a unit's loss moves": (
         LOCO,
         {"metrics": {"loss of stages 2-3": {"last": 5.0}}},
-        "loss of stages 2-3 4.5 -> 5",
+        "loss of stages 2-3 4.5 -> 5"
     ),
     "a loss is not finite": (
         LOCO,
         {"metrics": {"loss of stages 2-3": {"last": None}}},
-        "loss of stages 2-3 4.5 -> nothing",
+        "loss of stages 2-3 4.5 -> nothing"
     ),
     "a parameter more": (
         LOCO, {"cost": {"encoder_parameters": 90_001}}, "encoder_parameters 90,000 -> 90,001"
@@ -210,14 +210,14 @@ MOVES = {
     "an operation less": (
         LOCO,
         {"cost": {"encoder_multiply_adds": 11_999_999}},
-        "encoder_multiply_adds 12,000,000 -> 11,999,999",
+        "encoder_multiply_adds 12,000,000 -> 11,999,999"
     ),
     "a byte more alive": (
         LOCO, {"cost": {"activation_bytes": 50_000_001}}, "activation_bytes"
     ),
     "diverged": (LOCO, {"status": "diverged", "error": "at step 3"}, "status diverged: at step 3"),
     "failed": (LOCO, {"status": "failed", "error": "disk"}, "status failed: disk"),
-    "running": (PROBE, {"status": "running"}, "status is running"),
+    "running": (PROBE, {"status": "running"}, "status is running")
 }  # fmt: skip
 
 
@@ -242,14 +242,14 @@ STAYS = {
     ),
     "a loss within 15 % in another precision": (
         LOCO,
-        {"metrics": {"loss of stages 1-2": {"last": 3.9}}, "tags": {"precision": "bfloat16"}},
+        {"metrics": {"loss of stages 1-2": {"last": 3.9}}, "tags": {"precision": "bfloat16"}}
     ),
     "memory in another precision": (
         LOCO, {"cost": {"activation_bytes": 1}, "tags": {"precision": "bfloat16"}}
     ),
     "memory of one of two processes": (
         LOCO, {"cost": {"activation_bytes": 1}, "tags": {"processes": 2}}
-    ),
+    )
 }  # fmt: skip
 
 
@@ -437,7 +437,7 @@ def test_diff_shows_both_and_the_difference(here, reference, capsys):
     lines = {line["run"]: line for line in json.loads(out)}
     assert lines[place(PROBE)] == {
         "run": place(PROBE), "metric": "top1", "here": 42.0, "reference": 40.75,
-        "n": 1, "spread": None, "reference_n": 1, "reference_spread": None,
+        "n": 1, "spread": None, "reference_n": 1, "reference_spread": None
     }  # fmt: skip
     assert lines[place(find("probe-gim-resnet50-loco"))]["reference"] is None
     assert lines[place(find("probe-simclr-resnet50-loco"))]["here"] is None
@@ -455,7 +455,7 @@ def test_diff_of_several_seeds_is_one_line_a_cell(here, reference, capsys):
     assert code == 0 and len(lines) == 17
     assert lines[place(PROBE)] == {
         "run": place(PROBE), "metric": "top1", "here": 41.0, "reference": 40.75,
-        "n": 3, "spread": 0.25, "reference_n": 1, "reference_spread": None,
+        "n": 3, "spread": 0.25, "reference_n": 1, "reference_spread": None
     }  # fmt: skip
     pixels = lines[place(find("pixels"))]
     assert (pixels["n"], pixels["spread"]) == (1, None)

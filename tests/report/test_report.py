@@ -36,7 +36,7 @@ from locbench.runs.store import Store
 
 def cell(
     labels, published=None, mean=None, n=0, *, std=None, column="top-1", unit="%", decimals=1,
-    verdict="not run", detail="", decoder="", cited=False, baseline=False, scale="paper", **more,
+    verdict="not run", detail="", decoder="", cited=False, baseline=False, scale="paper", **more
 ):  # fmt: skip
     printed = None if published is None else Published(published, std)
     row = Row(labels, cited, "", (), {}, {})
@@ -306,7 +306,7 @@ SEEDS = [
     (cell({"m": "cost"}, 0.25, 0.25, 1, decimals=2, verdict="reproduced", seeds=0),
      "0.25", "reproduced"),
     (cell({"m": "own"}, None, 40.5, 2, spread=0.1, seeds=3, verdict="", unfinished="1 failed",
-          baseline=True), "40.5 ± 0.10 (2 of 3)", "baseline; 1 failed"),
+          baseline=True), "40.5 ± 0.10 (2 of 3)", "baseline; 1 failed")
 ]  # fmt: skip
 
 
