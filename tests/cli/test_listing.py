@@ -8,7 +8,7 @@ import pytest
 from fabricate import fill, record
 from rich.console import Console
 
-from locbench.cli.listing import LISTINGS, listing, print_listing, published_json, published_table
+from locbench.cli.listing import LISTINGS, listing, print_listing, print_published, published_json
 from locbench.errors import UserError
 from locbench.paths import runs_dir, tables_dir
 from locbench.plugins.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES
@@ -117,7 +117,7 @@ def test_listings_fit_a_terminal_of_100_columns(store, what):
 @pytest.mark.parametrize("name", table_names())
 def test_a_published_table_is_whole_at_100_columns(name):
     table = load_table(name)
-    text = printed(published_table, table)
+    text = printed(print_published, table)
     assert max(map(len, text.splitlines())) <= 100
     flat = " ".join(text.split())
     # In words, as lines are broken between them; text in brackets is no markup.
@@ -130,7 +130,7 @@ def test_a_published_table_is_whole_at_100_columns(name):
 
 
 def test_every_published_number_of_a_table_is_shown():
-    text = printed(published_table, load_table("loco/table1"))
+    text = printed(print_published, load_table("loco/table1"))
     body = text.split("────\n")[1].split("\n\n")[0]
     values = [x.split()[-1] for x in body.splitlines()]
     assert values == ["60.2*", "60.6*", "63.6*", "63.8*", "69.3*",
