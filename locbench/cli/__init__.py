@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: one file a command or group of commands; parses, calls, prints."""
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def check_report(
         specs,
         records,
         tolerances,
-        known=everything,
+        all_references=everything,
         exact=options.exact,
         complete=options.complete,
     )

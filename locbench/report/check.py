@@ -170,17 +170,17 @@ def check(
     fresh: Mapping[str, Record],
     tolerances: Sequence[Tolerance],
     *,
-    known: Sequence[Record] = (),
+    all_references: Sequence[Record] = (),
     exact: bool = False,
     complete: bool = False,
 ) -> list[Finding]:
     """Compare every reference with the fresh record of the same run; new runs are reported.
 
-    `specs` are all runs that the tables ask for today, `fresh` the records by id; `known` all
-    references, for the runs that the compared ones read. `exact` compares every number, bit by
+    `specs` are all runs that the tables ask for today, `fresh` the records by id. The runs that the
+    compared ones read are looked for in `all_references`. `exact` compares every number, bit by
     bit; `complete` lets a run fail that was never made, or has no reference.
     """
-    hashes = any_precision(references, known)
+    hashes = any_precision(references, all_references)
     today = successors(hashes, {spec.id: spec.any_precision for spec in specs})
     findings = []
     for reference in references:

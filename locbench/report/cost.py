@@ -1,4 +1,4 @@
-"""`locbench cost`: what rules cost on a network, counted, traced and measured, and a picture."""
+"""Costs of rules on a network: counted, traced and measured, as tables, JSON and a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measured against published: the verdict on one cell, computed and never typed.
+"""Verdicts: whether a measured number reproduces the published one, computed and never typed.
 
 In this order, the first that applies:
 

@@ -209,9 +209,9 @@ def test_splits_are_named_and_their_mean_is_shown(tmp_path, capsys):
     mean = next(line for line in lines if "mean ± sd of 2" in line)
     assert "12.0 ± 2.8" in mean
     cli.app(["downstream", "coco-1k", f"--runs={tmp_path}", "--json"], standalone_mode=False)
-    found = json.loads(capsys.readouterr().out)
-    assert [record["id"] for record in found["records"]] == [spec.id for spec in specs]
-    [backbone] = found["means"]
+    answer = json.loads(capsys.readouterr().out)
+    assert [record["id"] for record in answer["records"]] == [spec.id for spec in specs]
+    [backbone] = answer["means"]
     box = backbone["metrics"]["ap_box"]
     assert (backbone["n"], backbone["asked"], box["n"], box["mean"]) == (2, 2, 2, 12.0)
     assert backbone["runs"] == [spec.id for spec in specs]
@@ -290,9 +290,9 @@ def test_from_the_command_to_pictures(tmp_path, capsys, monkeypatch):
     assert len(list((folder / "pictures").iterdir())) == 6
     left = {path.name for path in folder.iterdir()}
     assert left == {"record.json", "detector.safetensors", "pictures"}
-    found = json.loads(call("--json"))
-    assert [again["finished"] for again in found["records"]] == [record.finished]
-    [mean] = found["means"]
+    answer = json.loads(call("--json"))
+    assert [again["finished"] for again in answer["records"]] == [record.finished]
+    [mean] = answer["means"]
     assert (mean["rule"], mean["n"], mean["asked"]) == ("untrained", 1, 1)
     value = record.metrics["ap_box"]["last"]
     assert mean["metrics"]["ap_box"] == {"mean": value, "spread": None, "n": 1}

@@ -61,16 +61,16 @@ def test_margins_over_both_baselines(tmp_path: Path) -> None:
     plan, store = make_plan(load_table("loco/table1"), Options()), Store(tmp_path)
     assert margins(plan, store) == []
     fill(plan, store)
-    found = {(m.method, m.baseline): m for m in margins(plan, store)}
-    assert set(found) == {(m, b) for m in ("SimCLR", "LoCo") for b in ("untrained", "pixels")}
-    simclr = found["SimCLR", "untrained"]
+    by_name = {(m.method, m.baseline): m for m in margins(plan, store)}
+    assert set(by_name) == {(m, b) for m in ("SimCLR", "LoCo") for b in ("untrained", "pixels")}
+    simclr = by_name["SimCLR", "untrained"]
     assert simclr.networks == 2 and simclr.points == pytest.approx((10 + 30) / 2)
     assert simclr.error == pytest.approx(error(0.3, 0.4, 0.2, 0.1) / 2)
-    over = found["SimCLR", "pixels"]
+    over = by_name["SimCLR", "pixels"]
     assert over.points == pytest.approx(35 - 12)
     # Pixels were measured once: their error is not halved by being compared with twice.
     assert over.error == pytest.approx(math.hypot(error(0.3, 0.4) / 2, error(0.12)))
-    loco = found["LoCo", "untrained"]
+    loco = by_name["LoCo", "untrained"]
     assert (loco.networks, loco.points) == (1, pytest.approx(16.0))
 
 
