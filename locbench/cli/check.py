@@ -59,8 +59,12 @@ def smoke_plans(
             runnable.append(plan)
         elif names:
             raise UserError(f"{table.name}: no cell of it can be measured here yet")
-    places = {checks.place(record.id) for record in references}
-    covered = [p for p in runnable if places >= {checks.place(spec.id) for spec in p.runs()}]
+    names_of_references = {checks.run_name(record.id) for record in references}
+    covered = [
+        plan
+        for plan in runnable
+        if names_of_references >= {checks.run_name(spec.id) for spec in plan.runs()}
+    ]
     return runnable if names or not covered else covered
 
 
@@ -78,7 +82,7 @@ def check_report(
     tolerances = checks.load_tolerances()
     specs = unique([spec for plan in plans for spec in plan.runs()])
     if names:
-        references = _of_these(specs, references, everything)
+        references = _references_of(specs, references, everything)
     if not references and not options.update:
         raise UserError(
             f"no reference records in {reference.root}; make them with "
@@ -96,7 +100,8 @@ def check_report(
         for record in records.values():
             if record.status == "diverged":
                 raise RunFailed(f"{record.id} diverged: nothing was changed; mend it first")
-        checks.update(list(loaded), records, references, checks.reference_store())
+        committed = checks.reference_store()
+        checks.update(committed, runs=list(loaded), fresh=records, references=references)
         _write_tables(plans, store)
         out.print(f"{len(specs)} records are the reference now: {results_dir()}", soft_wrap=True)
         return
@@ -106,9 +111,9 @@ def check_report(
         say(f"{len(old)} of {len(records)} runs are of another commit: --fresh makes them anew")
     findings = checks.check(
         references,
-        specs,
-        records,
-        tolerances,
+        specs=specs,
+        fresh=records,
+        tolerances=tolerances,
         all_references=everything,
         exact=options.exact,
         complete=options.complete,
@@ -129,20 +134,17 @@ def _counted(record: Record) -> bool:
     return kind.repeatable and not kind.scaled
 
 
-def _of_these(
+def _references_of(
     specs: Sequence[RunSpec], references: Sequence[Record], everything: Sequence[Record]
 ) -> list[Record]:
     """The references of these runs, and not what another table asks for today."""
     hashes = checks.any_precision(references, everything)
     here = {spec.any_precision for spec in specs}
-    places = {checks.place(spec.id) for spec in specs}
+    names = {checks.run_name(spec.id) for spec in specs}
     plans = [make_plan(table, Options(rows="all", columns="all")) for table in readable_tables()]
-    elsewhere = {spec.any_precision for plan in plans for spec in plan.runs()}
-    return [
-        r
-        for r in references
-        if hashes[r.id] in here or (checks.place(r.id) in places and hashes[r.id] not in elsewhere)
-    ]
+    elsewhere = {spec.any_precision for plan in plans for spec in plan.runs()} - here
+    alike = [r for r in references if hashes[r.id] in here or checks.run_name(r.id) in names]
+    return [reference for reference in alike if hashes[reference.id] not in elsewhere]
 
 
 def _write_tables(plans: Sequence[Plan], store: Store) -> None:
@@ -250,7 +252,7 @@ def diff_lines(plan: Plan, store: Store) -> list[Line]:
     for ids, metric in groups:
         mean, spread, n = _summary([store.load(id) for id in ids], metric)
         old, old_spread, old_n = _summary([by_spec.get(id) for id in ids], metric)
-        lines.append(Line(checks.place(ids[0]), metric, mean, old, n, spread, old_n, old_spread))
+        lines.append(Line(checks.run_name(ids[0]), metric, mean, old, n, spread, old_n, old_spread))
     return lines
 
 

@@ -82,7 +82,7 @@ def load_tolerances(path: Path | None = None) -> list[Tolerance]:
     return tolerances
 
 
-def place(record_id: str) -> str:
+def run_name(record_id: str) -> str:
     """A run's name without its hash: what it is compared under when its recipe has changed."""
     return record_id.rsplit("-", 1)[0]
 
@@ -108,7 +108,7 @@ def successors(references: Mapping[str, str], runs: Mapping[str, str]) -> dict[s
     and then the one with its name but for the hash. Where several are, none is taken.
     """
     pairs = {id: id for id in references if id in runs}
-    for key in (lambda id, hashes: hashes[id], lambda id, hashes: place(id)):
+    for key in (lambda id, hashes: hashes[id], lambda id, hashes: run_name(id)):
         left = {id: key(id, references) for id in references if id not in pairs}
         free = {id: key(id, runs) for id in runs if id not in pairs.values()}
         old, new = Counter(left.values()), Counter(free.values())
@@ -134,7 +134,7 @@ def any_precision(records: Sequence[Record], more: Sequence[Record] = ()) -> dic
 
 def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -> list[Finding]:
     """Every number of the reference that has a tolerance, against the fresh record."""
-    name, kind, recipe = place(reference.id), reference.kind, reference.recipe.get("name", "")
+    name, kind, recipe = run_name(reference.id), reference.kind, reference.recipe.get("name", "")
     if fresh.status != "done":
         return [_status(name, _ended(fresh), ok=False)]
     # What the bytes of a step are besides the run's own doing: who made the record, and with what.
@@ -166,10 +166,10 @@ def _ended(record: Record) -> str:
 
 def check(
     references: Sequence[Record],
+    *,
     specs: Sequence[RunSpec],
     fresh: Mapping[str, Record],
     tolerances: Sequence[Tolerance],
-    *,
     all_references: Sequence[Record] = (),
     exact: bool = False,
     complete: bool = False,
@@ -184,7 +184,7 @@ def check(
     today = successors(hashes, {spec.id: spec.any_precision for spec in specs})
     findings = []
     for reference in references:
-        name, id = place(reference.id), today.get(reference.id)
+        name, id = run_name(reference.id), today.get(reference.id)
         if id is None:
             note = f"no table asks for this run any more; {ACCEPT}"
             findings.append(_status(name, note, ok=False))
@@ -198,13 +198,13 @@ def check(
     for id in sorted(fresh.keys() - set(today.values())):
         done = fresh[id].status == "done"
         note = f"no reference yet; {ACCEPT}" if done else _ended(fresh[id])
-        findings.append(_status(place(id), note, ok=done and not complete, missing=done))
+        findings.append(_status(run_name(id), note, ok=done and not complete, missing=done))
     return findings
 
 
 def compare_exactly(reference: Record, fresh: Record) -> list[Finding]:
     """Every number of a record, curves too, but for time and memory of the machine."""
-    name = place(reference.id)
+    name = run_name(reference.id)
     if fresh.status != "done":
         return [_status(name, _ended(fresh), ok=False)]
     old, new = _leaves(reference), _leaves(fresh)
@@ -234,9 +234,13 @@ def _leaves(record: Record) -> dict[str, Any]:
 
 
 def update(
-    runs: Sequence[str], fresh: Mapping[str, Record], references: Sequence[Record], store: Store
+    store: Store,
+    *,
+    runs: Sequence[str],
+    fresh: Mapping[str, Record],
+    references: Sequence[Record],
 ) -> None:
-    """Make these records the reference, in the place of `references`.
+    """Make the fresh records of these runs the reference, in the place of `references`.
 
     UserError unless every run is done: a reference that is not there checks nothing.
     """

@@ -19,7 +19,7 @@ from locbench.report.check import (
     any_precision,
     compare,
     load_tolerances,
-    place,
+    run_name,
     successors,
 )
 from locbench.runs import estimate
@@ -142,7 +142,7 @@ def test_a_tolerance_may_be_of_one_kind_of_run():
 
 
 def test_a_run_is_compared_with_itself_else_with_the_one_like_it():
-    assert place("pretrain-loco-resnet50-smoke-s1-abc") == "pretrain-loco-resnet50-smoke-s1"
+    assert run_name("pretrain-loco-resnet50-smoke-s1-abc") == "pretrain-loco-resnet50-smoke-s1"
 
     def pairs(references, runs):
         """Ids that share a hash over precisions end in the same letter."""
@@ -196,7 +196,7 @@ def moved(id, **changes):
         old = getattr(changed, key)
         setattr(changed, key, {**old, **value} if isinstance(old, dict) else value)
     findings = compare(record(RUNS[id]), changed, load_tolerances())
-    assert all(finding.run == place(id) for finding in findings)
+    assert all(finding.run == run_name(id) for finding in findings)
     return [f"{f.number} {command._moved(f)}" for f in findings if not f.ok]
 
 
@@ -250,20 +250,20 @@ def test_what_moved_is_printed_and_exit_code_1(here, reference, capsys):
     change(here, PROBE, **metric("top1", 36.7))
     change(here, LOCO, tags=BF16)
     code, out, err = call(capsys, "check", "--no-run")
-    assert code == 1 and err == f"locbench: 1 moved: {place(PROBE)}: top1 40.75 -> 36.7\n"
+    assert code == 1 and err == f"locbench: 1 moved: {run_name(PROBE)}: top1 40.75 -> 36.7\n"
     assert "moved" in out and "skipped: precision bfloat16, not float32" in " ".join(out.split())
     code, out, _ = call(capsys, "check", "--no-run", "--json")
-    assert code == 1 and [f["run"] for f in json.loads(out) if not f["ok"]] == [place(PROBE)]
+    assert code == 1 and [f["run"] for f in json.loads(out) if not f["ok"]] == [run_name(PROBE)]
 
 
 def test_a_reference_that_no_table_asks_for_and_a_run_that_was_not_run(here, reference, capsys):
     old = dataclasses.replace(record(RUNS[LOCO]), id="pretrain-old-resnet50-smoke-s1-0123456789")
     here.discard(PROBE)
     code, out, _ = call(capsys, "check", "--no-run")
-    assert code == 0 and f"1 missing (was never made here): {place(PROBE)}" in out
+    assert code == 0 and f"1 missing (was never made here): {run_name(PROBE)}" in out
     reference.save(old)
     code, _, err = call(capsys, "check", "--no-run", "--complete")
-    assert code == 1 and f"{place(PROBE)}: status was never made here" in err
+    assert code == 1 and f"{run_name(PROBE)}: status was never made here" in err
     assert "pretrain-old-resnet50-smoke-s1: status no table asks for" in err
 
 
@@ -280,7 +280,7 @@ def test_exact_is_every_number_to_the_last_bit(here, reference, capsys):
 def test_a_changed_recipe_is_compared_in_its_place_and_marked(here, reference, capsys):
     old = reference.load(LOCO)
     reference.discard(LOCO)
-    reference.save(dataclasses.replace(old, id=f"{place(LOCO)}-0123456789"))
+    reference.save(dataclasses.replace(old, id=f"{run_name(LOCO)}-0123456789"))
     code, out, _ = call(capsys, "check", "--no-run")
     assert code == 0 and "a version changed since" in " ".join(out.split())
     change(here, LOCO, cost={"encoder_parameters": 1})
@@ -369,7 +369,7 @@ def test_a_table_without_a_reference_is_checked_once_it_is_named(here, reference
     assert code == 0 and ran == [spec.id for spec in other.runs()]
     assert check.reference_store().ids() == sorted([*IDS, *ran]), "LoCo's are as they were"
     here.discard(ran[0])
-    assert place(ran[0]) in call(capsys, "check", "--no-run")[1], "from now on it is"
+    assert run_name(ran[0]) in call(capsys, "check", "--no-run")[1], "from now on it is"
     assert call(capsys, "check", "loco/table1", "--no-run")[0] == 0
 
 
@@ -411,12 +411,12 @@ def test_diff_shows_both_and_the_difference(here, reference, capsys):
     code, out, err = call(capsys, "diff", "table1", "--json")
     assert code == 0 and err == ""
     lines = {line["run"]: line for line in json.loads(out)}
-    assert lines[place(PROBE)] == {
-        "run": place(PROBE), "metric": "top1", "here": 42.0, "reference": 40.75,
+    assert lines[run_name(PROBE)] == {
+        "run": run_name(PROBE), "metric": "top1", "here": 42.0, "reference": 40.75,
         "n": 1, "spread": None, "reference_n": 1, "reference_spread": None
     }  # fmt: skip
-    assert lines[place(find("probe-gim-resnet50-loco"))]["reference"] is None
-    assert lines[place(find("probe-simclr-resnet50-loco"))]["here"] is None
+    assert lines[run_name(find("probe-gim-resnet50-loco"))]["reference"] is None
+    assert lines[run_name(find("probe-simclr-resnet50-loco"))]["here"] is None
     assert len(lines) == 17, "every probe and the pixels"
 
     out = call(capsys, "diff", "table1")[1]
@@ -429,12 +429,12 @@ def test_diff_of_several_seeds_is_one_line_a_cell(here, reference, capsys):
     code, out, _ = call(capsys, "diff", "table1", "--seeds", "3", "--json")
     lines = {line["run"]: line for line in json.loads(out)}
     assert code == 0 and len(lines) == 17
-    assert lines[place(PROBE)] == {
-        "run": place(PROBE), "metric": "top1", "here": 41.0, "reference": 40.75,
+    assert lines[run_name(PROBE)] == {
+        "run": run_name(PROBE), "metric": "top1", "here": 41.0, "reference": 40.75,
         "n": 3, "spread": 0.25, "reference_n": 1, "reference_spread": None
     }  # fmt: skip
-    pixels = lines[place(find("pixels"))]
+    pixels = lines[run_name(find("pixels"))]
     assert (pixels["n"], pixels["spread"]) == (1, None)
     _, out, _ = call(capsys, "diff", "table1", "--seeds", "3")
-    [line] = [line for line in out.splitlines() if line.startswith(place(PROBE))]
+    [line] = [line for line in out.splitlines() if line.startswith(run_name(PROBE))]
     assert re.split(" {2,}", line.strip())[1:] == ["top1", "41.00 ± 0.25 (3)", "40.75 (1)", "+0.25"]

@@ -42,7 +42,7 @@ def test_welch_is_scipys():
     for _ in range(20):
         ours = [draw.gauss(90, draw.uniform(0.01, 3)) for _ in range(draw.randint(2, 9))]
         theirs = [draw.gauss(90, draw.uniform(0.01, 3)) for _ in range(draw.randint(2, 9))]
-        test = welch(*summarize(ours), *summarize(theirs))
+        test = welch(summarize(ours), summarize(theirs))
         expected = stats.ttest_ind(ours, theirs, equal_var=False)
         assert (test.t, test.p, test.df) == pytest.approx(
             (expected.statistic, expected.pvalue, expected.df)
@@ -52,11 +52,11 @@ def test_welch_is_scipys():
 
 
 def test_the_numbers_that_the_rule_quotes():
-    least = {n: welch(0.0, 1.0, n, 0.0, 1.0, 3).least for n in (2, 3, 10)}
+    least = {n: welch((0.0, 1.0, n), (0.0, 1.0, 3)).least for n in (2, 3, 10)}
     assert least[3] == pytest.approx(2.27, abs=0.01) and least[2] == pytest.approx(3.51, abs=0.01)
 
     def power(n, difference):
-        test = welch(0.0, 1.0, n, 0.0, 1.0, 3)
+        test = welch((0.0, 1.0, n), (0.0, 1.0, 3))
         shift = difference / math.sqrt(1 / n + 1 / 3)
         return stats.nct.sf(stats.t.ppf(1 - ALPHA / 2, test.df), test.df, shift)
 
@@ -67,8 +67,8 @@ def test_the_numbers_that_the_rule_quotes():
 
 
 def test_welch_without_any_spread():
-    assert welch(1.0, 0.0, 3, 1.0, 0.0, 3).p == 1.0
-    apart = welch(0.9, 0.0, 3, 1.0, 0.0, 3)
+    assert welch((1.0, 0.0, 3), (1.0, 0.0, 3)).p == 1.0
+    apart = welch((0.9, 0.0, 3), (1.0, 0.0, 3))
     assert apart.p == 0.0 and apart.t == -math.inf
     assert by_spread([94.0, 94.0], published=94.0, std=0.0).name == "reproduced"
     assert by_spread([93.9, 93.9], published=94.0, std=0.0).name == "worse"
@@ -109,7 +109,7 @@ def test_an_n_that_the_paper_does_not_give_is_three_and_said():
     assumed, stated = by_spread(measured, n=None), by_spread(measured, n=3)
     assert "(n = 3, assumed)" in assumed.detail and "assumed" not in stated.detail
     assert assumed.name == stated.name
-    test = welch(statistics.fmean(measured), statistics.stdev(measured), 3, 93.96, 0.15, 3)
+    test = welch(summarize(measured), (93.96, 0.15, 3))
     assert f"p = {test.p:.2g}" in assumed.detail and f"t = {test.t:.2f}" in assumed.detail
     with pytest.raises(ValueError, match="at least 2"):
         by_spread(measured, n=1)
