@@ -1,4 +1,8 @@
-"""locbench: published tables of local learning, measured again, cell by cell."""
+"""locbench: published tables of local learning, measured again, cell by cell.
+
+`locbench/README.md` shows the rooms on one page. Importing this needs no torch; `locbench.table`
+gives a filled table as a data frame.
+"""
 
 import os
 from typing import Any

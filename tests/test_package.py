@@ -1,7 +1,8 @@
-"""What is shipped, how it is installed, and that the instructions are what is tested."""
+"""What is shipped, how it is installed, and that what the READMEs say is so."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -197,6 +198,31 @@ def test_ci_runs_the_readmes_commands(name: str) -> None:
 def test_ci_script_can_be_run() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
     subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
+
+
+def readmes() -> list[str]:
+    """The README, and those of the folders."""
+    folders = ("locbench", "recipes", "results", "tables")
+    inside = [path for folder in folders for path in sorted((ROOT / folder).rglob("README.md"))]
+    return ["README.md", *(path.relative_to(ROOT).as_posix() for path in inside)]
+
+
+@pytest.mark.parametrize("name", readmes())
+def test_every_file_that_a_readme_names_is_there(name: str) -> None:
+    """Paths from the root of the checkout, and links; a path with NAME or tableN is a pattern."""
+    text = _text(name)
+    paths = re.findall(r"(?<![\w./~-])(?:locbench|recipes|results|tables|tests)/[\w./-]*\w", text)
+    patterns = re.compile(r"NAME|PAPER|RUN|RULE|tableN")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    named = [ROOT / path for path in paths if not patterns.search(path)]
+    named += [(ROOT / name).parent / link for link in links]
+    assert [str(path) for path in named if not path.exists()] == []
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    packages = sorted((ROOT / "locbench").rglob("__init__.py"))
+    docs = {path: ast.get_docstring(ast.parse(path.read_text())) or "" for path in packages}
+    assert [path for path, doc in docs.items() if len(doc.split()) < 10] == []
 
 
 def _text(name: str) -> str:

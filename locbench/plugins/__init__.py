@@ -1,4 +1,6 @@
-"""Registries of rules, networks and data sets, and what comes from outside: files, entry points.
+"""Registries of rules, networks, data sets and kinds of run; and what comes from outside.
 
-Needs no torch: a component is imported when it is used, not when it is listed.
+A new component is a line in `registry`. Rules from outside are files (`rule_files`) or entry points
+of packages (`entry_points`). No torch: a component is imported when it is used, not when it is
+listed.
 """

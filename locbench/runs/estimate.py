@@ -47,17 +47,17 @@ def known_records(store: Store) -> list[Record]:
     return [r for s in (store, reference) for r in s.readable() if r.status == "done"]
 
 
-def estimate(spec: RunSpec, known: Sequence[Record], *, build: bool = False) -> Estimate:
+def estimate(spec: RunSpec, records: Sequence[Record], *, build: bool = False) -> Estimate:
     """What a run needs, as its kind tells from finished runs.
 
     `build` allows to build the network (which imports torch) to count.
     """
-    return spec.of.estimate(spec, known, _size(spec, known, build))
+    return spec.of.estimate(spec, records, _size(spec, records, build))
 
 
 def by_likeness(
     spec: RunSpec,
-    known: Sequence[Record],
+    records: Sequence[Record],
     size: Size | None,
     kept: int | None,
     working: int,
@@ -70,13 +70,13 @@ def by_likeness(
     epochs and pixels. `kept` and `working` are the bytes of the estimate.
     """
     kind = spec.of
-    alike = [r for r in known if r.kind == spec.kind and _same_shape(r, spec)]
+    alike = [r for r in records if r.kind == spec.kind and _same_shape(r, spec)]
     if alike:
         best = max(alike, key=lambda record: _likeness(record, spec))
-        there = kind.work(best.recipe, best.data["train_images"])
-        here = kind.work(spec.recipe.as_dict(), kind.images(spec))
-        return Estimate(best.cost["wall_time_s"] * here / there, kept, working, _device(best))
-    speed, basis = rate(known)
+        work = kind.work(spec.recipe.as_dict(), kind.images(spec))
+        times = work / kind.work(best.recipe, best.data["train_images"])
+        return Estimate(best.cost["wall_time_s"] * times, kept, working, _device(best))
+    speed, basis = rate(records)
     if speed is None or size is None or not rough:
         return Estimate(None, kept, working, "nothing like it was measured yet")
     forwards = kind.forwards(spec.recipe.as_dict(), kind.images(spec))
@@ -100,14 +100,14 @@ def _same_shape(record: Record, spec: RunSpec) -> bool:
     """Whether a record's network is this one, at the same width and depth."""
     if not spec.network:
         return True
-    wanted = {"name": spec.network, **spec.recipe.as_dict()["network"]}
-    return all(record.network.get(key) == value for key, value in wanted.items())
+    network = {"name": spec.network, **spec.recipe.as_dict()["network"]}
+    return all(record.network.get(key) == value for key, value in network.items())
 
 
-def rate(known: Sequence[Record]) -> tuple[float | None, str]:
+def rate(records: Sequence[Record]) -> tuple[float | None, str]:
     """Multiply-adds a second of the finished pretraining with the largest network."""
     needed = ("images_per_s", "encoder_multiply_adds")
-    counted = [r for r in known if all(r.cost.get(key) for key in needed) and _of_views(r)]
+    counted = [r for r in records if all(r.cost.get(key) for key in needed) and _of_views(r)]
     if not counted:
         return None, ""
     largest = max(counted, key=lambda r: r.cost["encoder_multiply_adds"])
@@ -115,11 +115,11 @@ def rate(known: Sequence[Record]) -> tuple[float | None, str]:
     return images * VIEWS * FORWARDS_A_STEP * operations, _device(largest)
 
 
-def _size(spec: RunSpec, known: Sequence[Record], build: bool) -> Size | None:
+def _size(spec: RunSpec, records: Sequence[Record], build: bool) -> Size | None:
     if not spec.network:
         return None
     side = spec.recipe.data.resolution
-    for record in known:
+    for record in records:
         if "encoder_parameters" in record.cost and _same_shape(record, spec):
             scale = (side / record.recipe["data"]["resolution"]) ** 2
             operations = round(record.cost["encoder_multiply_adds"] * scale)

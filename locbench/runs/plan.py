@@ -81,8 +81,8 @@ class Plan:
 
     def runs(self) -> list[RunSpec]:
         """Every run that the wanted cells need."""
-        wanted = [planned for planned in self.cells if not planned.later]
-        return runs.unique([spec for planned in wanted for spec in planned.specs])
+        cells = [planned for planned in self.cells if not planned.later]
+        return runs.unique([spec for planned in cells for spec in planned.specs])
 
 
 class Planner:
@@ -105,16 +105,16 @@ class Planner:
 
     def data(self, recipe: Recipe) -> dict[str, Any]:
         """The fingerprint of what the recipe trains on."""
-        asked = (recipe.data.name, recipe.data.resolution)
-        return self._known(DATASETS, *asked, lambda root: fingerprint(*asked, root))
+        name, side = recipe.data.name, recipe.data.resolution
+        return self._remembered(DATASETS, name, side, lambda root: fingerprint(name, side, root))
 
     def detection_data(self, recipe: Recipe) -> dict[str, Any]:
         """The fingerprint of what its detector trains on."""
         name, side = recipe.detection.data, recipe.detection.test_side
-        found = DETECTION_SETS.get(name)
-        return self._known(DETECTION_SETS, name, side, lambda root: found.fingerprint(root, side))
+        take = DETECTION_SETS.get(name).fingerprint
+        return self._remembered(DETECTION_SETS, name, side, lambda root: take(root, side))
 
-    def _known(
+    def _remembered(
         self,
         registry: Registry,
         name: str,
@@ -124,14 +124,14 @@ class Planner:
         key = (registry.kind, name, side)
         if key not in self._fingerprints:
             try:
-                found = find(self.options.data_root)
+                data = find(self.options.data_root)
             except UserError:
                 if not self.options.assume_data or name not in PUBLISHED_DATA:
                     raise
                 self.assumed.append(f"data set {name}")
                 identity = {"name": name, "version": registry.entry(name).version, "checksum": ""}
-                found = {**identity, **PUBLISHED_DATA[name]}
-            self._fingerprints[key] = found
+                data = {**identity, **PUBLISHED_DATA[name]}
+            self._fingerprints[key] = data
         return self._fingerprints[key]
 
     def weights(self, fill: dict[str, Any]) -> tuple[str, str] | None:
@@ -173,7 +173,7 @@ class Planner:
         names = (fill["rule"], fill["network"])
         plain, changed = (one.for_run(*names).as_dict() for one in (self.recipe(fill, {}), recipe))
         sections = [name for name, values in changed.items() if isinstance(values, dict)]
-        found = [
+        mismatches = [
             f"{section}.{key} {value}"
             for section in sections
             for key, value in changed[section].items()
@@ -181,13 +181,13 @@ class Planner:
         ]
         # No paper of ours cuts its steps; also where a recipe itself says so.
         if recipe.training.accumulate > 1:
-            found.append(f"training.accumulate {recipe.training.accumulate}")
+            mismatches.append(f"training.accumulate {recipe.training.accumulate}")
         for run in spec.with_ancestors() if spec.of.uses_data else []:
-            found += other_data(run.data, run.of.data_name(run.recipe))
-        return list(dict.fromkeys(found))
+            mismatches += other_data(run.data, run.of.data_name(run.recipe))
+        return list(dict.fromkeys(mismatches))
 
 
-def _wanted(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
+def _is_chosen(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
     def hit(pattern: str | None, values: Iterable[Any], exact: Iterable[str] = ()) -> bool:
         texts = [str(value).lower() for value in values]
         if pattern in (None, "all"):
@@ -215,16 +215,16 @@ def make_plan(table: Table, options: Options) -> Plan:
     planner, keys = Planner(options), [column.key for column in table.columns]
     if options.rules:
         table = with_rules(table, rule_names(options.rules))
-    wanted = [cell for cell in table.cells() if _wanted(cell, options, keys)]
-    if not wanted:
+    chosen = [cell for cell in table.cells() if _is_chosen(cell, options, keys)]
+    if not chosen:
         labels = dict.fromkeys(str(v) for row in table.rows for v in row.labels.values())
-        asked = {"--rows": options.rows, "--columns": options.columns}
+        selection = {"--rows": options.rows, "--columns": options.columns}
         raise UserError(
             f"{table.name}: no cell matches "
-            f"{' '.join(f'{k} {v}' for k, v in asked.items() if v is not None)}; rows have the "
+            f"{' '.join(f'{k} {v}' for k, v in selection.items() if v is not None)}; rows have the "
             f"labels {', '.join(labels)}; columns are {', '.join(keys)}"
         )
-    cells = [replace(planner.cell(cell), later=_later(cell, options, table)) for cell in wanted]
+    cells = [replace(planner.cell(cell), later=_later(cell, options, table)) for cell in chosen]
     return Plan(table, options, (*cells, *_baselines(cells)), tuple(planner.assumed))
 
 
@@ -232,9 +232,9 @@ def _later(cell: Cell, options: Options, table: Table) -> bool:
     """Whether the table leaves this cell out at smoke, and the options do not ask for it."""
     if options.scale != "smoke":
         return False
-    asked = {axis: getattr(options, axis) for axis in ("rows", "columns")}
-    first = {axis: table.smoke.get(axis) for axis, words in asked.items() if words is None}
-    return not _wanted(cell, Options(**first), [column.key for column in table.columns])
+    selection = {axis: getattr(options, axis) for axis in ("rows", "columns")}
+    first = {axis: table.smoke.get(axis) for axis, words in selection.items() if words is None}
+    return not _is_chosen(cell, Options(**first), [column.key for column in table.columns])
 
 
 def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:

@@ -84,7 +84,9 @@ def value(name: str, column: str, **labels: str | int) -> Published:
 
 
 def test_all_tables_are_there_in_order():
-    assert table_names() == list(PINNED)
+    printed = [name for name in table_names() if load_table(name).number is not None]
+    assert [name for name in table_names() if name in PINNED] == list(PINNED)
+    assert set(printed) <= set(PINNED), "what a paper printed is pinned"
     assert ALL["auglocal/table10"].number == 10 and ALL["auglocal/table10"].paper == "auglocal"
 
 

@@ -132,9 +132,9 @@ class Kind(ABC):
     # --- what it will take ---
 
     @classmethod
-    def estimate(cls, spec: RunSpec, known: Sequence[Record], size: Size | None) -> Estimate:
+    def estimate(cls, spec: RunSpec, records: Sequence[Record], size: Size | None) -> Estimate:
         """Time and disk, from the finished run most like it."""
-        return by_likeness(spec, known, size, *cls.disk(spec, size))
+        return by_likeness(spec, records, size, *cls.disk(spec, size))
 
     @classmethod
     def disk(cls, spec: RunSpec, size: Size | None) -> tuple[int | None, int]:

@@ -105,7 +105,7 @@ class Count(Kind):
         """Nothing: it reads no data."""
 
     @classmethod
-    def estimate(cls, spec: RunSpec, known: Sequence[Record], size: Size | None) -> Estimate:
+    def estimate(cls, spec: RunSpec, records: Sequence[Record], size: Size | None) -> Estimate:
         return Estimate(COUNTING_S, RECORD_BYTES, 0, "a count of one of the largest")
 
     @property

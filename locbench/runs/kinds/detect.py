@@ -109,8 +109,8 @@ class Detect(Kind):
         return tags | {"train_images": drawn, "resolution": detection.test_side}
 
     @classmethod
-    def estimate(cls, spec: RunSpec, known: Sequence[Record], size: Size | None) -> Estimate:
-        return by_likeness(spec, known, size, *cls.disk(spec, size), rough=False)
+    def estimate(cls, spec: RunSpec, records: Sequence[Record], size: Size | None) -> Estimate:
+        return by_likeness(spec, records, size, *cls.disk(spec, size), rough=False)
 
     @classmethod
     def disk(cls, spec: RunSpec, size: Size | None) -> tuple[int | None, int]:

@@ -51,9 +51,9 @@ class Measure(Count):
         return f"{speed:.1f} images/s, {memory:.2f} GB allocated"
 
     @classmethod
-    def estimate(cls, spec: RunSpec, known: Sequence[Record], size: Size | None) -> Estimate:
+    def estimate(cls, spec: RunSpec, records: Sequence[Record], size: Size | None) -> Estimate:
         """Of a few steps of the network; of a rule's auxiliary networks it knows nothing."""
-        speed, basis = rate(known)
+        speed, basis = rate(records)
         seconds = None
         if size is not None and speed is not None:
             views = STEPS * spec.recipe.training.batch * Pretrain.views
@@ -91,8 +91,8 @@ class Gpu(Measure):
             raise RunFailed(f"{spec.id} is of a GPU, and there is none: leave its column out")
 
     @classmethod
-    def estimate(cls, spec: RunSpec, known: Sequence[Record], size: Size | None) -> Estimate:
-        return Estimate(None, RECORD_BYTES, 0, rate(known)[1], rough=True)
+    def estimate(cls, spec: RunSpec, records: Sequence[Record], size: Size | None) -> Estimate:
+        return Estimate(None, RECORD_BYTES, 0, rate(records)[1], rough=True)
 
     def run(self, tell: Tell) -> None:
         super().run(tell)
