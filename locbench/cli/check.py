@@ -59,12 +59,8 @@ def smoke_plans(
             runnable.append(plan)
         elif names:
             raise UserError(f"{table.name}: no cell of it can be measured here yet")
-    names_of_references = {checks.run_name(record.id) for record in references}
-    covered = [
-        plan
-        for plan in runnable
-        if names_of_references >= {checks.run_name(spec.id) for spec in plan.runs()}
-    ]
+    compared = {checks.run_name(record.id) for record in references}
+    covered = [p for p in runnable if compared >= {checks.run_name(s.id) for s in p.runs()}]
     return runnable if names or not covered else covered
 
 
