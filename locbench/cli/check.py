@@ -241,7 +241,7 @@ def diff_lines(plan: Plan, store: Store) -> list[Line]:
     by_spec = {now: references[before] for before, now in pairs.items()}
     groups: dict[tuple[tuple[str, ...], str], None] = {}
     for planned in plan.cells:
-        ids, metric = tuple(spec.id for spec in planned.specs), planned.cell.column.metric
+        ids, metric = tuple(spec.id for spec in planned.specs), planned.cell.metric
         together = [ids] if plan.options.seeds > 1 and ids else [(id,) for id in ids]
         groups |= dict.fromkeys((group, metric) for group in together)
     lines = []

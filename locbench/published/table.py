@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any
 
 from locbench.errors import UserError
@@ -41,6 +42,10 @@ class Column:
     fill: dict[str, Any] = field(default_factory=dict)
     tolerance_percent: NotNegative | None = None
     beside: str = ""  # the column whose printed cells this one, of ours, stands beside
+
+    def names(self) -> set[str]:
+        """The labels of a row that its metric has in braces."""
+        return {name for _, name, _, _ in Formatter().parse(self.metric) if name}
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,8 @@ class Table:
             return None
         sets = {"set": row.sets[column.key]} if column.key in row.sets else {}
         fill = merge(merge(merge(self.fill, column.fill), row.fill), sets)
-        return None if row.added and sets_rule(fill) else fill
+        lacks = column.names() - {*row.labels, *fill}  # a stage, say, which other rules have not
+        return None if row.added and (sets_rule(fill) or lacks) else fill
 
 
 def sets_rule(fill: dict[str, Any]) -> bool:

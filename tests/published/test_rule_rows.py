@@ -242,3 +242,12 @@ def test_a_dry_run_shows_its_runs(capsys, views):
     code, out, err = call(capsys, *arguments)
     assert (code, err) == (0, "")
     assert "pretrain mine resnet50" in out and "probe (moco) mine shufflenet_v2_50" in out
+
+
+def test_a_metric_of_a_label_that_a_new_row_has_not_is_no_cell_of_it():
+    plan = make_plan(load_table("loco/table6"), Options())
+    [column, *_] = plan.table.columns
+    assert "{stage}" in column.metric and column.names() == {"stage"}
+    row = dataclasses.replace(plan.table.rows[0], labels={}, published={}, added=True)
+    table = dataclasses.replace(plan.table, rows=(row,), claims=())
+    assert all("{stage}" not in cell.column.metric for cell in table.cells())
