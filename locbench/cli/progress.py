@@ -105,7 +105,7 @@ def watching(total: int) -> Iterator[Watch]:
         TextColumn("{task.fields[figures]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or processes.launch_rank() > 0,
     )
     with bar:
         yield Watch(bar, console, total)
