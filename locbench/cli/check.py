@@ -1,4 +1,4 @@
-"""`locbench check` and `locbench diff`: what they run, and what they print."""
+"""`locbench check` and `locbench diff`: fresh records beside the reference records."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from locbench.cli import actions as commands
+from locbench.cli.actions import announce, run, set_aside
 from locbench.cli.progress import say
 from locbench.environment import environment
 from locbench.errors import CheckFailed, RunFailed, UserError
 from locbench.paths import results_dir, write_atomic
 from locbench.plugins.registry import KINDS
-from locbench.published.load import load_table, readable_tables, resolve_name
-from locbench.published.table import Table
+from locbench.published.load import load_table, readable_tables
 from locbench.report import check as checks
+from locbench.report.formats import render
 from locbench.report.grid import columns, print_grid
 from locbench.runs.plan import Options, Plan, make_plan
 from locbench.runs.record import Record, summarize
@@ -45,32 +45,23 @@ def smoke_plans(
 ) -> list[Plan]:
     """The named tables at scale smoke; without names those that have a reference, else all.
 
-    Only what a table runs there unasked. UserError for a table that nothing can be measured for.
+    Only what a table runs there unasked, and every machine measures alike. UserError for a table
+    that nothing can be measured for.
     """
     tables = map(load_table, names) if names else readable_tables()
-    plans = [_compared(make_plan(table, Options(device=device))) for table in tables]
-    runnable = [plan for plan in plans if plan.runs()]
-    if names and len(runnable) < len(plans):
-        lacking = next(plan for plan in plans if not plan.runs())
-        raise UserError(f"{lacking.table.name}: no cell of it can be measured here yet")
-    places = {checks.place(record.id) for record in references}
-    covered = [p for p in runnable if places >= {checks.place(run.id) for run in p.runs()}]
+    runnable = []
+    for table in tables:
+        plan = make_plan(table, Options(device=device))
+        kept = [all(spec.of.repeatable for spec in planned.specs) for planned in plan.cells]
+        cells = [replace(p, later=p.later or not k) for p, k in zip(plan.cells, kept, strict=True)]
+        plan = replace(plan, cells=tuple(cells))
+        if plan.runs():
+            runnable.append(plan)
+        elif names:
+            raise UserError(f"{table.name}: no cell of it can be measured here yet")
+    compared = {checks.run_name(record.id) for record in references}
+    covered = [p for p in runnable if compared >= {checks.run_name(s.id) for s in p.runs()}]
     return runnable if names or not covered else covered
-
-
-def _counted(record: Record) -> bool:
-    """Whether every machine counts the same, whatever the scale."""
-    kind = KINDS.get(record.kind)
-    return kind.repeatable and not kind.scaled
-
-
-def _compared(plan: Plan) -> Plan:
-    """The plan in which nothing is run that every machine measures otherwise."""
-    cells = [
-        replace(p, later=True) if p.specs and not p.specs[0].of.repeatable else p
-        for p in plan.cells
-    ]
-    return replace(plan, cells=tuple(cells))
 
 
 def check_report(
@@ -80,38 +71,46 @@ def check_report(
 
     Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
     """
-    device, against = options.device, options.against
-    reference = checks.reference_store() if against is None else Store(against)
-    known = reference.all()
-    references = [r for r in known if r.scale == "smoke" or _counted(r)]
-    plans = smoke_plans(names, references, device=device)
+    reference = Store(options.against) if options.against else checks.reference_store()
+    everything = reference.all()
+    references = [r for r in everything if r.scale == "smoke" or _counted(r)]
+    plans = smoke_plans(names, references, device=options.device)
     tolerances = checks.load_tolerances()
     specs = unique([spec for plan in plans for spec in plan.runs()])
     if names:
-        references = _theirs(references, specs, known)
+        references = _references_of(specs, references, everything)
     if not references and not options.update:
         raise UserError(
             f"no reference records in {reference.root}; make them with "
             "`locbench check --update` and the names of tables"
         )
     if options.fresh:
-        commands.set_aside(specs, store)
+        set_aside(specs, store)
     if not options.no_run:
         for plan in plans:
-            commands.announce(plan, store)
-        commands.run(specs, store, None, device)
-    ids = [spec.id for spec in specs]
-    records = {id: record for id in ids if (record := store.load(id)) is not None}
+            announce(plan, store)
+        run(specs, store, data_root=None, device=options.device)
+    loaded = {spec.id: store.load(spec.id) for spec in specs}
+    records = {id: record for id, record in loaded.items() if record is not None}
     if options.update:
-        _accept(plans, ids, records, references, store, out)
+        for record in records.values():
+            if record.status == "diverged":
+                raise RunFailed(f"{record.id} diverged: nothing was changed; mend it first")
+        committed = checks.reference_store()
+        checks.update(committed, runs=list(loaded), fresh=records, references=references)
+        _write_tables(plans, store)
+        out.print(f"{len(specs)} records are the reference now: {results_dir()}", soft_wrap=True)
         return
-    _say_if_old(records)
+    commit = environment()["git_commit"]
+    old = [r for r in records.values() if r.environment.get("git_commit") != commit]
+    if commit and old:  # they may hide what a change of the code did
+        say(f"{len(old)} of {len(records)} runs are of another commit: --fresh makes them anew")
     findings = checks.check(
         references,
-        specs,
-        records,
-        tolerances,
-        known=known,
+        specs=specs,
+        fresh=records,
+        tolerances=tolerances,
+        all_references=everything,
         exact=options.exact,
         complete=options.complete,
     )
@@ -125,72 +124,51 @@ def check_report(
         raise CheckFailed(f"{len(moved)} moved: {'; '.join(moved[:4])}{more}")
 
 
-def _theirs(
-    references: Sequence[Record], specs: Sequence[RunSpec], known: Sequence[Record]
+def _counted(record: Record) -> bool:
+    """Whether every machine counts the same, whatever the scale."""
+    kind = KINDS.get(record.kind)
+    return kind.repeatable and not kind.scaled
+
+
+def _references_of(
+    specs: Sequence[RunSpec], references: Sequence[Record], everything: Sequence[Record]
 ) -> list[Record]:
     """The references of these runs, and not what another table asks for today."""
-    hashes = checks.any_precision(references, known)
+    hashes = checks.any_precision(references, everything)
     here = {spec.any_precision for spec in specs}
-    places = {checks.place(spec.id) for spec in specs}
-    everywhere = {run.any_precision for t in readable_tables() for run in _smoke_runs(t)}
-    return [
-        r
-        for r in references
-        if hashes[r.id] in here or (checks.place(r.id) in places and hashes[r.id] not in everywhere)
-    ]
+    names = {checks.run_name(spec.id) for spec in specs}
+    plans = [make_plan(table, Options(rows="all", columns="all")) for table in readable_tables()]
+    elsewhere = {spec.any_precision for plan in plans for spec in plan.runs()} - here
+    alike = [r for r in references if hashes[r.id] in here or checks.run_name(r.id) in names]
+    return [reference for reference in alike if hashes[reference.id] not in elsewhere]
 
 
-def _smoke_runs(table: Table) -> list[RunSpec]:
-    return make_plan(table, Options(rows="all", columns="all")).runs()
-
-
-def _accept(
-    plans: list[Plan],
-    ids: list[str],
-    records: dict[str, Record],
-    references: list[Record],
-    store: Store,
-    out: Console,
-) -> None:
-    """Write records and rendered tables to results/."""
-    diverged = [id for id in ids if id in records and records[id].status == "diverged"]
-    if diverged:
-        raise RunFailed(f"{diverged[0]} diverged: nothing was changed; mend it first")
-    checks.update(ids, records, references, checks.reference_store())
+def _write_tables(plans: Sequence[Plan], store: Store) -> None:
+    """The tables as they are measured here, in results/tables."""
     for plan in plans:
         path = results_dir() / "tables" / f"{plan.table.name}.md"
         try:
             whole = make_plan(plan.table, plan.options)  # also what is not compared
-            write_atomic(path, commands.render(whole, store, "md"))
+            write_atomic(path, render(whole, store, "md"))
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
-    out.print(f"{len(ids)} records are the reference now: {results_dir()}", soft_wrap=True)
-
-
-def _say_if_old(records: dict[str, Record]) -> None:
-    """Records of another commit may hide what a change of the code did."""
-    commit = environment()["git_commit"]
-    old = [r for r in records.values() if r.environment.get("git_commit") != commit]
-    if commit and old:
-        say(f"{len(old)} of {len(records)} runs are of another commit: --fresh makes them anew")
 
 
 def _moved(finding: checks.Finding) -> str:
     if finding.reference is None:
         return finding.note
-    return f"{_number(finding.reference)} -> {_number(finding.fresh) or 'nothing'}"
+    return f"{_number(finding.reference)} -> {_number(finding.fresh)}"
 
 
 def _number(value: float | str | None) -> str:
     """Whole numbers to the last digit, for one may be all that changed."""
     if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+        return "nothing"
+    form = "," if isinstance(value, int) else ".6g" if isinstance(value, float) else ""
+    return f"{value:{form}}"
 
 
-def _print_findings(findings: list[checks.Finding], out: Console) -> None:
+def _print_findings(findings: Sequence[checks.Finding], out: Console) -> None:
     """A line for what is not simply as it was, then how much was compared, and what is missing."""
     from rich.text import Text
 
@@ -223,73 +201,61 @@ class Line:
     reference_spread: float | None
 
 
-def diff_report(
-    table: str,
-    paper: str | None,
-    scale: str,
-    seeds: int,
-    data_root: Path | None,
-    store: Store,
-    as_json: bool,
-    out: Console,
-) -> None:
+def print_diff(plan: Plan, store: Store, *, as_json: bool, out: Console) -> None:
     """Print measured here, reference, and their difference, for every run of the table's cells.
 
     Of several seeds one line a cell, with mean, sample standard deviation and n.
     """
-    options = Options(scale, seeds=seeds, data_root=data_root)
-    plan = make_plan(load_table(resolve_name(table, paper)), options)
     lines = diff_lines(plan, store)
     if as_json:
         out.print_json(json.dumps([asdict(line) for line in lines]))
-    elif not lines:
+        return
+    if not lines:
         out.print(f"{plan.table.name}: nothing here can fill a cell of this table yet")
-    else:
-        _print_diff(f"{plan.table.name} at scale {scale}", lines, out)
+        return
+    several = any(line.n > 1 or line.reference_n > 1 for line in lines)
+
+    def text(mean: float | None, spread: float | None, n: int) -> str:
+        if mean is None:
+            return "-"
+        text = f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
+        return f"{text} ({n})" if several else text
+
+    rows = []
+    for x in lines:
+        sides = text(x.here, x.spread, x.n), text(x.reference, x.reference_spread, x.reference_n)
+        change = "" if None in (x.here, x.reference) else f"{x.here - x.reference:+.2f}"
+        rows.append((x.run, x.metric, *sides, change))
+    heads = [f"{side} ± sd (n)" if several else side for side in ("here", "reference")]
+    title = f"{plan.table.name} at scale {plan.options.scale}: measured here against results/"
+    shown = columns(["run", "metric", *heads, "difference"], rows, words=(0, 1))
+    print_grid(shown, out, title=title)
 
 
 def diff_lines(plan: Plan, store: Store) -> list[Line]:
     """Each run, or with several seeds each cell, here and in the reference."""
     references = {record.id: record for record in checks.reference_store().all()}
-    wanted: dict[tuple[tuple[str, ...], str], None] = {}
+    hashes = checks.any_precision(list(references.values()))
+    specs = {spec.id: spec.any_precision for planned in plan.cells for spec in planned.specs}
+    pairs = checks.successors(hashes, specs)
+    by_spec = {now: references[before] for before, now in pairs.items()}
+    groups: dict[tuple[tuple[str, ...], str], None] = {}
     for planned in plan.cells:
         ids, metric = tuple(spec.id for spec in planned.specs), planned.cell.metric
         together = [ids] if plan.options.seeds > 1 and ids else [(id,) for id in ids]
-        wanted |= dict.fromkeys((group, metric) for group in together)
-    hashes = checks.any_precision(list(references.values()))
-    specs = {spec.id: spec.any_precision for planned in plan.cells for spec in planned.specs}
-    today = checks.successors(hashes, specs)
-    there = {now: references[before] for before, now in today.items()}
-    return [
-        Line(checks.place(ids[0]), metric, mean, old, n, spread, old_n, old_spread)
-        for ids, metric in wanted
-        for mean, spread, n in [_all([store.load(id) for id in ids], metric)]
-        for old, old_spread, old_n in [_all([there.get(id) for id in ids], metric)]
-    ]
+        groups |= dict.fromkeys((group, metric) for group in together)
+    lines = []
+    for ids, metric in groups:
+        mean, spread, n = _summary([store.load(id) for id in ids], metric)
+        old, old_spread, old_n = _summary([by_spec.get(id) for id in ids], metric)
+        lines.append(Line(checks.run_name(ids[0]), metric, mean, old, n, spread, old_n, old_spread))
+    return lines
 
 
-def _all(records: list[Record | None], metric: str) -> tuple[float | None, float | None, int]:
+def _summary(
+    records: Sequence[Record | None], metric: str
+) -> tuple[float | None, float | None, int]:
     """Mean, sample standard deviation and n of what is measured of these; None where nothing is."""
-    found = [r.metrics.get(metric, {}).get("last") for r in records if r is not None]
-    values = [value for value in found if value is not None]
+    figures = [r.metrics.get(metric, {}).get("last") for r in records if r is not None]
+    values = [value for value in figures if value is not None]
     return summarize(values) if values else (None, None, 0)
-
-
-def _print_diff(title: str, lines: list[Line], out: Console) -> None:
-    several = any(line.n > 1 or line.reference_n > 1 for line in lines)
-    sides = [f"{side} ± sd (n)" if several else side for side in ("here", "reference")]
-    rows = []
-    for x in lines:
-        here, there = x.here, x.reference
-        change = "" if here is None or there is None else f"{here - there:+.2f}"
-        both = ((here, x.spread, x.n), (there, x.reference_spread, x.reference_n))
-        rows.append((x.run, x.metric, *(_summary(*side, several) for side in both), change))
-    shown = columns(["run", "metric", *sides, "difference"], rows, words=(0, 1))
-    print_grid(shown, out, title=f"{title}: measured here against results/")
-
-
-def _summary(mean: float | None, spread: float | None, n: int, several: bool) -> str:
-    if mean is None:
-        return "-"
-    text = f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
-    return f"{text} ({n})" if several else text

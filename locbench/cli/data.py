@@ -1,4 +1,4 @@
-"""`locbench data`: preparing data sets. No torch import at module level, as in `cli`."""
+"""`locbench data`: preparing data sets. Torch is imported late."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""`locbench doctor`: is this machine ready, and for what?"""
+"""`locbench doctor`: what this machine has and lacks for locbench. Torch is imported late."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -10,14 +11,17 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
+import typer
+
 from locbench import __version__, paths
+from locbench.cli.options import Json
+from locbench.errors import CheckFailed
 from locbench.evaluation.downstream.extra import PACKAGES, REMEDY, missing_packages
 
 GIB = 2**30
@@ -36,6 +40,29 @@ class Check:
     name: str
     status: Literal["ok", "warn", "fail"]
     detail: str
+
+
+def doctor(as_json: Json = False) -> None:
+    """What this machine has and lacks for locbench; exit code 1 if something must be mended."""
+    checks = examine()
+    if as_json:
+        typer.echo(json.dumps([vars(check) for check in checks], indent=1))
+    else:
+        _print(checks)
+    if any(check.status == "fail" for check in checks):
+        raise CheckFailed("something has to be mended: see the lines marked fail")
+
+
+def _print(checks: list[Check]) -> None:
+    from rich.text import Text
+
+    from locbench.report.grid import terminal
+
+    for check in checks:
+        style = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
+        status = Text(f"{check.status:<5}", style=style)
+        text = Text.assemble(status, f" {check.name:<14} {check.detail}")
+        terminal().print(text, soft_wrap=True)
 
 
 def examine() -> list[Check]:
@@ -67,7 +94,7 @@ def check_torch() -> Check:
     except (ImportError, OSError) as error:  # OSError: a shared library is missing
         return Check("torch", "fail", f"cannot be imported ({_line(error)}): install it again")
     version = torch.__version__
-    if not (2, 10) <= _release(version) <= (2, 14) or _release(version) == (2, 13):
+    if tuple(map(int, version.split(".")[:2])) not in ((2, 10), (2, 11), (2, 12), (2, 14)):
         return Check("torch", "warn", f"{version}: tested with 2.10 to 2.12 and 2.14 only")
     return Check("torch", "ok", version)
 
@@ -112,14 +139,13 @@ def check_gpus() -> Check:
     # torch reports a driver that is too old as a warning, and then no GPU.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = torch.cuda.is_available()
-    if caught and not found:
+        available = torch.cuda.is_available()
+    if available:
+        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        names = (f"{card.name} {_gib(card.total_memory)}" for card in cards)
+        return Check("gpu", "ok", ", ".join(names))
+    if caught:
         return Check("gpu", "warn", f"not usable: {_line(caught[0].message)}")
-    if found:
-        count = torch.cuda.device_count()
-        cards = [torch.cuda.get_device_properties(index) for index in range(count)]
-        detail = ", ".join(f"{card.name} {_gib(card.total_memory)}" for card in cards)
-        return Check("gpu", "ok", detail)
     if torch.backends.mps.is_available():
         return Check("gpu", "ok", "Apple GPU (mps), not used: runs use the processor")
     return Check("gpu", "ok", "none: runs use the processor")
@@ -150,16 +176,15 @@ def memory_bytes(table: Path = Path("/proc/meminfo")) -> tuple[int | None, int |
 def check_folder(name: str, folder: Path, variable: str) -> Check:
     """A folder that locbench writes to: can it, and how much room is left there?"""
     # The folder itself appears with its first file; ask the nearest one that is there.
-    parents = [folder, *folder.absolute().parents]
-    there = next(parent for parent in parents if parent.exists())
+    nearest = next(f for f in (folder, *folder.absolute().parents) if f.exists())
     try:
         # A real file, because permission bits know nothing of quotas and read-only mounts.
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        remedy = f"set {variable} to a folder that is"
-        return Check(name, "fail", f"{folder}: not writable ({_line(error)}): {remedy}")
-    free = shutil.disk_usage(there).free
+        detail = f"{folder}: not writable ({_line(error)}): set {variable} to a folder that is"
+        return Check(name, "fail", detail)
+    free = shutil.disk_usage(nearest).free
     status = "warn" if free < LOW_DISK else "ok"
     return Check(name, status, f"{folder}: writable, {_gib(free)} free on its disk")
 
@@ -172,9 +197,9 @@ def check_data() -> Check:
     folder = Path(root).expanduser()
     if not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
         return Check("data root", "fail", f"LOCBENCH_DATA={root} is not a folder one can read")
-    held = sorted(path.name for path in folder.iterdir())
-    shown = ", ".join(held[:8]) + (", ..." if len(held) > 8 else "")
-    return Check("data root", "ok" if held else "warn", f"{root}: {shown or 'empty'}")
+    names = sorted(path.name for path in folder.iterdir())
+    detail = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return Check("data root", "ok" if names else "warn", f"{root}: {detail or 'empty'}")
 
 
 def check_detection() -> Check:
@@ -184,10 +209,15 @@ def check_detection() -> Check:
         return Check("detection", "ok", f"not installed; for Mask R-CNN: {REMEDY}")
     if missing:
         return Check("detection", "warn", f"{', '.join(missing)} missing: {REMEDY}")
-    owners = metadata.packages_distributions()
-    found = [_owner(name, owners) for name in PACKAGES]
+    names = metadata.packages_distributions()
+    installed = [
+        f"{names[module][0]} {metadata.version(names[module][0])}"
+        if module in names
+        else f"{module} (not installed as a package)"
+        for module in PACKAGES
+    ]
     operators = "compiled" if _has_compiled_mmcv() else "torchvision's"
-    return Check("detection", "ok", f"{', '.join(found)}; {operators} operators")
+    return Check("detection", "ok", f"{', '.join(installed)}; {operators} operators")
 
 
 def check_git() -> Check:
@@ -207,22 +237,11 @@ def _hardware_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def _owner(module: str, owners: Mapping[str, list[str]]) -> str:
-    if module not in owners:
-        return f"{module} (not installed as a package)"
-    return f"{owners[module][0]} {metadata.version(owners[module][0])}"
-
-
 def _has_compiled_mmcv() -> bool:
     # Looked for on disk: importing would take seconds, and might find locbench's own stand-in.
     spec = importlib.util.find_spec("mmcv")
     folders = spec.submodule_search_locations if spec else None
     return PathFinder.find_spec("mmcv._ext", folders) is not None if folders else False
-
-
-def _release(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
 
 
 def _line(message: object) -> str:

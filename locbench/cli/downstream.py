@@ -1,4 +1,4 @@
-"""`locbench downstream`: which runs it takes, and what it prints."""
+"""`locbench downstream`: plans detectors on pretrained backbones, and prints their precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locbench.cli.actions import ENCODER_SUFFIXES, parent_of, run, set_aside
+from locbench.cli.actions import run, set_aside
+from locbench.cli.single import ENCODER_SUFFIXES, parent_of
 from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
 from locbench.plugins.entry import FILE, UNTRAINED, suggest
@@ -43,16 +44,17 @@ FIGURES = ("", "_50", "_75", "_small", "_medium", "_large")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The options of the command; None is what was not said.
+class DownstreamOptions:
+    """Options of the command; None is what was not given.
 
-    Without `--from` rule, network, scale and seed are loco, resnet50, smoke and 1234; an encoder
-    file has no rule, and a run brings all four. Of several `seeds` the others count up. `frozen` is
-    the recipe's; `beside`, whether the same is also run on an untrained backbone, is so at smoke
-    and small where nothing is trained.
+    `source` is a run or an encoder file, whose detector is wanted. Without it rule, network, scale
+    and seed are loco, resnet50, smoke and 1234; an encoder file has no rule, and a run brings all
+    four. Of several `seeds` the others count up. `frozen` is the recipe's; `beside`, whether the
+    same is also run on an untrained backbone, is so at smoke and small where nothing is trained.
     """
 
     data: str
+    source: str | None = None
     frozen: bool | None = None
     rule: str | None = None
     network: str | None = None
@@ -61,6 +63,7 @@ class Asked:
     seeds: int | None = None
     beside: bool | None = None
     device: str = "auto"
+    data_root: Path | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def refuse(self, keys: tuple[str, ...], why: str) -> None:
@@ -71,168 +74,144 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class TransferPlan:
-    """The detectors on the backbone asked for, by seed and split; those on an untrained one."""
+class DownstreamPlan:
+    """Detectors by seed and split, the same on an untrained backbone, and lines on print."""
 
     specs: list[RunSpec]
     rivals: list[RunSpec]
     published: list[str] = field(default_factory=list)
 
 
-def plan(asked: Asked, source: str | None, store: Store, root: Path | None) -> TransferPlan:
+def plan_downstream(options: DownstreamOptions, store: Store) -> DownstreamPlan:
     """The runs: on a run's encoder, on a file, or on what the rule pretrains at that scale.
 
-    UserError for options that `source` leaves no room for.
+    UserError for options that the source leaves no room for.
     """
-    if asked.data not in RECIPES:
-        raise UserError(f"unknown detection data '{asked.data}'{suggest(asked.data, RECIPES)}")
-    each = [replace(asked, seed=_seed(asked) + k) for k in range(asked.seeds or 1)]
+    data, source = options.data, options.source
+    if data not in RECIPES:
+        raise UserError(f"unknown detection data '{data}'{suggest(data, RECIPES)}")
+    first_seed = FIRST_SEED if options.seed is None else options.seed
+    network = options.network or "resnet50"
+    by_seed = [
+        replace(options, seed=first_seed + k, network=network) for k in range(options.seeds or 1)
+    ]
     if source is None:
-        groups = [_of_rule(one, root) for one in each]
+        groups = [_on_rule(one) for one in by_seed]
     elif Path(source).suffix in ENCODER_SUFFIXES:
-        asked.refuse(("rule",), f"{source} is an encoder file, and says nothing of its training")
+        options.refuse(("rule",), f"{source} is an encoder file, and says nothing of its training")
         if not Path(source).is_file():
             raise UserError(f"no encoder file {source}; give a .safetensors or .pth file or a run")
         file = encoder_file(Path(source))
-        groups = [_of_file(one, FILE, file, root) for one in each]
+        groups = [_on_file(one, FILE, file) for one in by_seed]
     else:
-        alone = ("rule", "network", "scale", "seed", "seeds")
-        asked.refuse(alone, f"run {source} brings its own")
-        groups = [_of_run(asked, parent_of(source, store), root)]
+        of_runs = ("rule", "network", "scale", "seed", "seeds")
+        options.refuse(of_runs, f"run {source} brings its own")
+        groups = [_on_run(options, parent_of(source, store))]
     first, rivals = groups[0][0], []
-    own = first.recipe.detection
-    usual = first.scale != "paper" and own.frozen == "all"
-    if not first.untrained and (usual if asked.beside is None else asked.beside):
-        for one in (specs[0] for specs in groups):
-            rivals += detector_specs(
-                one.recipe, UNTRAINED, one.network, seed=one.seed, data=one.data
-            )
-    return TransferPlan(
-        [spec for specs in groups for spec in specs], rivals, published(asked.data, first)
-    )
+    usual = first.scale != "paper" and first.recipe.detection.frozen == "all"
+    if not first.untrained and (usual if options.beside is None else options.beside):
+        for spec in (specs[0] for specs in groups):
+            common = {"seed": spec.seed, "data": spec.data}
+            rivals += detector_specs(spec.recipe, UNTRAINED, spec.network, **common)
+    specs = [spec for group in groups for spec in group]
+    return DownstreamPlan(specs, rivals, published_lines(data, first))
 
 
-def _of_rule(asked: Asked, root: Path | None) -> list[RunSpec]:
-    rule, network = asked.rule or "loco", _network(asked)
-    recipe = _recipe(asked, rule, network)
+def _on_rule(options: DownstreamOptions) -> list[RunSpec]:
+    rule, network = options.rule or "loco", options.network
+    recipe = _recipe(options, rule, network)
     if recipe.scale == "paper":
         # What the paper took from elsewhere in the place of a pretraining of its own.
-        planner = Planner(Options("paper", data_root=root))
-        for _, cell in _cells(asked.data, rule, network):
+        planner = Planner(Options("paper", data_root=options.data_root))
+        for _, cell in _cells(options.data, rule, network):
             if (file := planner.weights(cell.fill)) is not None:
-                return _of_file(asked, rule, file, root)
+                return _on_file(options, rule, file)
     parent = None
     if rule != UNTRAINED:
-        data = fingerprint(recipe.data.name, recipe.data.resolution, root)
-        parent = pretraining_spec(
-            recipe, rule, network, seed=_seed(asked), data=data, device=asked.device
-        )
-    return _detectors(asked, recipe, rule, network, root, parent=parent)
+        data = fingerprint(recipe.data.name, recipe.data.resolution, options.data_root)
+        common = {"seed": options.seed, "data": data, "device": options.device}
+        parent = pretraining_spec(recipe, rule, network, **common)
+    return _detectors(options, recipe.for_run(rule, network), rule, parent=parent)
+
+
+def _on_file(options: DownstreamOptions, rule: str, file: tuple[str, str]) -> list[RunSpec]:
+    recipe = _recipe(options, rule, options.network).for_run(rule, options.network)
+    return _detectors(options, recipe, rule, encoder_file=file)
+
+
+def _on_run(options: DownstreamOptions, parent: RunSpec) -> list[RunSpec]:
+    for key in options.overrides:
+        if not key.startswith("detection."):
+            raise UserError(f"--set {key}: a detector on a run can only change detection.*")
+    options = replace(options, scale=parent.scale, network=parent.network, seed=parent.seed)
+    joint = _recipe(options, parent.rule, parent.network)
+    recipe = replace(parent.recipe, detection=joint.detection, downstream=joint.downstream)
+    return _detectors(options, recipe, parent.rule, parent=parent)
 
 
 def _detectors(
-    asked: Asked, recipe: Recipe, rule: str, network: str, root: Path | None, **encoder: Any
+    options: DownstreamOptions, recipe: Recipe, rule: str, **encoder: Any
 ) -> list[RunSpec]:
-    recipe = recipe.for_run(rule, network)
-    data = _data(recipe, root)
-    return detector_specs(recipe, rule, network, seed=_seed(asked), data=data, **encoder)
+    name, side = recipe.detection.data, recipe.detection.test_side
+    data = DETECTION_SETS.get(name).fingerprint(options.data_root, side)
+    return detector_specs(recipe, rule, options.network, seed=options.seed, data=data, **encoder)
 
 
-def _of_file(asked: Asked, rule: str, file: tuple[str, str], root: Path | None) -> list[RunSpec]:
-    network = _network(asked)
-    recipe = _recipe(asked, rule, network)
-    return _detectors(asked, recipe, rule, network, root, encoder_file=file)
-
-
-def _of_run(asked: Asked, parent: RunSpec, root: Path | None) -> list[RunSpec]:
-    for key in asked.overrides:
-        if not key.startswith("detection."):
-            raise UserError(f"--set {key}: a detector on a run can only change detection.*")
-    joint = _recipe(replace(asked, scale=parent.scale), parent.rule, parent.network)
-    recipe = replace(parent.recipe, detection=joint.detection, downstream=joint.downstream)
-    return detector_specs(
-        recipe,
-        parent.rule,
-        parent.network,
-        seed=parent.seed,
-        data=_data(recipe, root),
-        parent=parent,
-    )
-
-
-def _network(asked: Asked) -> str:
-    name = asked.network or "resnet50"
-    NETWORKS.entry(name)
-    return name
-
-
-def _seed(asked: Asked) -> int:
-    return FIRST_SEED if asked.seed is None else asked.seed
-
-
-def _data(recipe: Recipe, root: Path | None) -> dict[str, Any]:
-    asked = recipe.detection
-    return DETECTION_SETS.get(asked.data).fingerprint(root, asked.test_side)
-
-
-def _recipe(asked: Asked, rule: str, network: str) -> Recipe:
-    """The pretraining of a rule and network, joined with the detection asked for."""
-    settled: dict[str, Any] = {}
-    if asked.data == "shapes":
-        settled["detection.data"] = "shapes"
-    if asked.frozen is not None:
-        settled["detection.frozen"] = "all" if asked.frozen else "first"
+def _recipe(options: DownstreamOptions, rule: str, network: str) -> Recipe:
+    """The pretraining of a rule and network, joined with the detection of the options."""
+    NETWORKS.entry(network)
+    given: dict[str, Any] = {"detection.data": "shapes"} if options.data == "shapes" else {}
+    if options.frozen is not None:
+        given["detection.frozen"] = "all" if options.frozen else "first"
     learns = "views" if rule in (UNTRAINED, FILE) else RULES.entry(rule).learns
-    names, own = (DEFAULT_RECIPES[learns], RECIPES[asked.data][0]), {}
-    for _, cell in _cells(asked.data, rule, network):
+    names, of_cell = (DEFAULT_RECIPES[learns], RECIPES[options.data][0]), {}
+    for _, cell in _cells(options.data, rule, network):
         names = (cell.fill["recipe"], cell.fill["downstream"])
         # Such as Random Init's, of which nothing is frozen.
         sets = cell.fill.get("set", {}).items()
-        own = {key: value for key, value in sets if key.startswith("detection.")}
+        of_cell = {key: value for key, value in sets if key.startswith("detection.")}
         break
-    return load_joint(*names, asked.scale or "smoke", {**settled, **asked.overrides}, own)
+    return load_joint(*names, options.scale or "smoke", {**given, **options.overrides}, of_cell)
 
 
 def carry_out(
-    plan: TransferPlan,
-    store: Store,
-    root: Path | None,
-    device: str,
-    fresh: bool,
-    as_json: bool,
-    out: Console,
+    options: DownstreamOptions, store: Store, *, fresh: bool, as_json: bool, out: Console
 ) -> None:
     """Run what has no record, with progress, and print the average precisions.
 
     What is there is printed also where a run fails; RunFailed comes after it.
     """
-    shown = [*plan.specs, *plan.rivals]
+    plan = plan_downstream(options, store)
+    specs = [*plan.specs, *plan.rivals]
     if fresh:
-        set_aside(shown, store)
-    failures = run(unique(shown), store, root, device)
-    found = {spec.id: store.load(spec.id) for spec in shown}
-    records = {id: r for id, r in found.items() if r is not None and r.status == "done"}
+        set_aside(specs, store)
+    failures = run(unique(specs), store, data_root=options.data_root, device=options.device)
+    loaded = [record for spec in specs if (record := store.load(spec.id)) is not None]
+    records = {record.id: record for record in loaded if record.status == "done"}
     if as_json:
         whole = [record.as_dict() for record in records.values()]
         means = [backbone.as_dict() for backbone in _backbones(plan, records)]
         out.print_json(json.dumps({"records": whole, "means": means}))
     elif records:
-        _print(plan, records, store, out)
+        print_detectors(plan, records, store, out)
     if failures:
         raise failure(failures)
 
 
-def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Console) -> None:
+def print_detectors(
+    plan: DownstreamPlan, records: dict[str, Record], store: Store, out: Console
+) -> None:
+    """Average precisions of the runs that are done, the published ones, and where all lies."""
     from rich.text import Text
 
     heads = ["backbone", "AP [%] of", "AP", *(figure.strip("_") for figure in FIGURES[1:])]
     rows: list[tuple[str, ...]] = []
     for backbone in _backbones(plan, records):
-        for spec, record in backbone.done:
-            rows += _rows(backbone.name + backbone.which(spec), _values([record]))
-        if len(backbone.done) > 1:
-            done, asked = len(backbone.done), len(backbone.specs)
-            of = f"{done}" + (f" of {asked}" if done < asked else "")
+        for spec in backbone.done:
+            rows += _rows(backbone.name + backbone.label(spec), _values([records[spec.id]]))
+        done, wanted = len(backbone.done), len(backbone.specs)
+        if done > 1:
+            of = f"{done} of {wanted}" if done < wanted else f"{done}"
             rows += _rows(f"{backbone.name} mean ± sd of {of}", backbone.values)
     out.print(Text(plan.specs[0].of.describe(plan.specs[0]), style="bold"))
     print_grid(columns(heads, rows, words=(0, 1)), out)
@@ -244,50 +223,46 @@ def _print(plan: TransferPlan, records: dict[str, Record], store: Store, out: Co
 
 @dataclass(frozen=True)
 class _Backbone:
-    """The detectors asked for on one backbone, and those that are done."""
+    """The detectors on one backbone, those that are done, and their average precisions."""
 
     specs: list[RunSpec]
-    done: list[tuple[RunSpec, Record]]
+    done: list[RunSpec]
+    values: dict[str, list[float]]
 
     @property
     def name(self) -> str:
         return f"{self.specs[0].rule} {self.specs[0].network}"
 
-    @property
-    def values(self) -> dict[str, list[float]]:
-        return _values([record for _, record in self.done])
-
-    def which(self, spec: RunSpec) -> str:
+    def label(self, spec: RunSpec) -> str:
         """The seed and split of one, as far as they tell it from the others."""
         seeds = {other.seed for other in self.specs}
-        text = f" seed {spec.seed}" if len(seeds) > 1 else ""
-        more = len(self.specs) > len(seeds)
-        return text + (f" split {spec.recipe.detection.split + 1}" if more else "")
+        seed = f" seed {spec.seed}" if len(seeds) > 1 else ""
+        split = f" split {spec.recipe.detection.split + 1}" if len(self.specs) > len(seeds) else ""
+        return seed + split
 
     def as_dict(self) -> dict[str, Any]:
         """Mean, sample standard deviation and n of every average precision."""
-        summaries = {name: summarize(found) for name, found in self.values.items()}
+        summaries = {name: summarize(values) for name, values in self.values.items() if values}
         return {
             "rule": self.specs[0].rule,
             "network": self.specs[0].network,
-            "runs": [spec.id for spec, _ in self.done],
+            "runs": [spec.id for spec in self.done],
             "n": len(self.done),
             "asked": len(self.specs),
             "metrics": {
                 name: {"mean": mean, "spread": spread, "n": n}
                 for name, (mean, spread, n) in summaries.items()
-                if n
             },
         }
 
 
-def _backbones(plan: TransferPlan, records: dict[str, Record]) -> list[_Backbone]:
-    """What was asked for, and the untrained one beside it, if there is one."""
-    return [
-        _Backbone(specs, [(spec, records[spec.id]) for spec in specs if spec.id in records])
-        for specs in (plan.specs, plan.rivals)
-        if specs
-    ]
+def _backbones(plan: DownstreamPlan, records: dict[str, Record]) -> list[_Backbone]:
+    """The backbone of the options, and the untrained one beside it, if there is one."""
+    backbones = []
+    for specs in filter(None, (plan.specs, plan.rivals)):
+        done = [spec for spec in specs if spec.id in records]
+        backbones.append(_Backbone(specs, done, _values([records[spec.id] for spec in done])))
+    return backbones
 
 
 def _values(records: list[Record]) -> dict[str, list[float]]:
@@ -299,13 +274,13 @@ def _values(records: list[Record]) -> dict[str, list[float]]:
 def _rows(title: str, values: dict[str, list[float]]) -> list[tuple[str, ...]]:
     """A row for boxes and one for masks: a run's figures, or mean and spread of several."""
     rows = []
-    for what, words in (("box", title), ("mask", "")):
+    for what, words in (("box", (title, "boxes")), ("mask", ("", "masks"))):
         texts = []
         for figure in FIGURES:
             mean, spread, n = summarize(values[f"ap_{what}{figure}"])
             text = f"{mean:.1f}" if n else ""
             texts.append(text if spread is None else f"{text} ± {spread:.1f}")
-        rows.append((words, {"box": "boxes", "mask": "masks"}[what], *texts))
+        rows.append((*words, *texts))
     return rows
 
 
@@ -319,7 +294,7 @@ def _cells(data: str, rule: str, network: str) -> Iterator[tuple[Table, Cell]]:
                 yield table, cell
 
 
-def published(data: str, spec: RunSpec) -> list[str]:
+def published_lines(data: str, spec: RunSpec) -> list[str]:
     """What the papers print for the protocol of this run: a line for every row."""
     planner, protocol = Planner(Options(spec.scale)), _protocol(spec.recipe)
     rows: dict[tuple[str, str], list[str]] = {}

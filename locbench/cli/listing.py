@@ -1,19 +1,15 @@
-"""What `locbench list` and `locbench show` print."""
+"""`locbench list` and `locbench show`: what there is, as rows, and published tables."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from locbench.errors import UserError
-from locbench.paths import recipes_dir
 from locbench.plugins import registry
 from locbench.plugins.entry import suggest
 from locbench.published.load import Table, layout, legend, load_table, table_names
-from locbench.recipes.load import load_recipe
-from locbench.recipes.recipe import Recipe
-from locbench.recipes.schema import Detection
+from locbench.recipes.load import load_recipe, recipe_names
 from locbench.report.check import any_precision, reference_store
 from locbench.report.grid import columns, print_grid
 from locbench.runs.plan import Options, make_plan
@@ -27,6 +23,20 @@ Listing = tuple[str, list[str], list[list[Any]]]
 
 def _tables(store: Store) -> Listing:
     rows, committed = [], set(any_precision(reference_store().readable()).values())
+    done = {record.id for record in store.readable() if record.status == "done"}
+
+    def filled(table: Table, scale: str) -> int:
+        """Cells that have a record: here, or committed in whatever precision."""
+        try:
+            cells = make_plan(table, Options(scale)).cells
+        except UserError:  # data of this scale is not here, so nothing can be told
+            return 0
+        inside = [planned for planned in cells if planned.cell.inside and not planned.baseline]
+        return sum(
+            any(spec.id in done or spec.any_precision in committed for spec in planned.specs)
+            for planned in inside
+        )
+
     for name in table_names():
         try:
             table = load_table(name)
@@ -34,50 +44,25 @@ def _tables(store: Store) -> Listing:
             rows.append([name, f"cannot be read: {error}", "", "", ""])
             continue
         inside = [cell for cell in table.cells() if cell.inside]
-        here = sum(cell.fill is not None for cell in inside)
-        filled = {scale: _filled(table, scale, store, committed) for scale in ("smoke", "small")}
-        records = ", ".join(f"{n} {scale}" for scale, n in filled.items() if n) or "-"
-        rows.append([name, table.title, len(inside), here, records])
+        fillable = sum(cell.fill is not None for cell in inside)
+        counts = [(scale, filled(table, scale)) for scale in ("smoke", "small")]
+        records = ", ".join(f"{n} {scale}" for scale, n in counts if n) or "-"
+        rows.append([name, table.title, len(inside), fillable, records])
     return "Published tables", ["table", "title", "cells", "can run", "records"], rows
-
-
-def _filled(table: Table, scale: str, store: Store, committed: set[str]) -> int:
-    """Cells of the table that have a record: here, or committed in whatever precision."""
-    try:
-        plan = make_plan(table, Options(scale))
-    except UserError:  # data of this scale is not here, so nothing can be told
-        return 0
-    return sum(
-        any(spec.any_precision in committed or _done(spec.id, store) for spec in planned.specs)
-        for planned in plan.cells
-        if planned.cell.inside and not planned.baseline
-    )
-
-
-def _done(id: str, store: Store) -> bool:
-    with suppress(UserError):  # of a broken one
-        record = store.load(id)
-        return record is not None and record.status == "done"
-    return False
 
 
 def _recipes(store: Store) -> Listing:
     rows = []
-    for path in sorted(recipes_dir().rglob("*.toml")):
-        name = str(path.relative_to(recipes_dir()).with_suffix(""))
-        recipe = load_recipe(name)
-        trains = _pretrains(recipe) if recipe.detection is None else _detects(recipe.detection)
-        rows.append([name, recipe.title, *trains])
+    for name in recipe_names():
+        recipe, detection = load_recipe(name), load_recipe(name).detection
+        if detection is None:
+            length, gives, frozen = f"{recipe.schedule.epochs} epochs", recipe.gives, ""
+            rows.append([name, recipe.title, recipe.data.name, length, gives, frozen])
+            continue
+        steps, epochs = detection.iterations, detection.epochs
+        length = f"{steps:,} steps" if steps else f"{epochs} epochs"
+        rows.append([name, recipe.title, detection.data, length, "objects", detection.frozen])
     return "Recipes", ["recipe", "title", "data", "length", "gives", "frozen"], rows
-
-
-def _pretrains(recipe: Recipe) -> list[str]:
-    return [recipe.data.name, f"{recipe.schedule.epochs} epochs", recipe.gives, ""]
-
-
-def _detects(asked: Detection) -> list[str]:
-    length = f"{asked.iterations:,} steps" if asked.iterations else f"{asked.epochs} epochs"
-    return [asked.data, length, "objects", asked.frozen]
 
 
 def _runs(store: Store) -> Listing:
@@ -94,38 +79,35 @@ def _runs(store: Store) -> Listing:
     return f"Runs in {store.root}", ["run", "status", "scale", "started (UTC)", "error"], rows
 
 
-def _registered(kind: str, entries: registry.Registry) -> Listing:
-    rows = [[entry.name, entry.version, entry.summary] for entry in entries]
-    return kind, ["name", "version", "what"], rows
+def _networks(store: Store) -> Listing:
+    rows = [[entry.name, entry.version, entry.summary] for entry in registry.NETWORKS]
+    return "Networks", ["name", "version", "what"], rows
 
 
-def _rules() -> Listing:
+def _rules(store: Store) -> Listing:
     rows = []
     for r in registry.RULES:
-        settings = " ".join(f"{key}={_written(value)}" for key, value in r.settings.items())
+        # As --set rule.KEY=VALUE has it.
+        texts = {k: str(v).lower() if isinstance(v, bool) else v for k, v in r.settings.items()}
+        settings = " ".join(f"{key}={text}" for key, text in texts.items())
         rows.append([r.name, r.version, r.learns, r.origin, r.summary, settings])
     broken = [entry for entry in registry.RULES.offered.values() if entry.fault]
     rows += [[r.name, r.version, "", r.origin, f"cannot be used: {r.fault}", ""] for r in broken]
     return "Learning rules", ["name", "version", "learns from", "from", "what", "settings"], rows
 
 
-def _written(value: Any) -> str:
-    """A setting's default as --set rule.KEY=VALUE has it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _datasets() -> Listing:
+def _datasets(store: Store) -> Listing:
     kinds = {"images": registry.DATASETS, "detection": registry.DETECTION_SETS}
-    rows = [[e.name, kind, e.version, e.summary] for kind, known in kinds.items() for e in known]
+    rows = [[e.name, kind, e.version, e.summary] for kind, sets in kinds.items() for e in sets]
     return "Data sets", ["name", "for", "version", "what"], rows
 
 
 LISTINGS = {
     "tables": _tables,
     "recipes": _recipes,
-    "rules": lambda store: _rules(),
-    "networks": lambda store: _registered("Networks", registry.NETWORKS),
-    "datasets": lambda store: _datasets(),
+    "rules": _rules,
+    "networks": _networks,
+    "datasets": _datasets,
     "runs": _runs,
 }
 
@@ -149,7 +131,7 @@ def print_listing(listing: Listing, console: Console) -> None:
     print_grid(shown, console, title=title)
 
 
-def published_table(table: Table, console: Console) -> None:
+def print_published(table: Table, console: Console) -> None:
     """Print a published table with its caption, legend, notes, and claims judged on print."""
     from rich.text import Text
 
@@ -174,16 +156,6 @@ def published_table(table: Table, console: Console) -> None:
         ours = table.number is None and result.holds is None  # nothing of it was ever printed
         printed = "" if ours else f" In print it {mark} ({result.detail})"
         console.print(Text(f"Claim: {claim.text}.{printed}"))
-
-
-def print_checks(checks: list[Any], console: Console) -> None:
-    """Print what `locbench doctor` found."""
-    from rich.text import Text
-
-    styles = {"ok": "green", "warn": "yellow", "fail": "red"}
-    for check in checks:
-        status = Text(f"{check.status:<5}", style=styles[check.status])
-        console.print(Text.assemble(status, f" {check.name:<14} {check.detail}"), soft_wrap=True)
 
 
 def published_json(table: Table) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: progress bars with time left and the current loss."""
+"""Progress of runs on stderr: bars with time left and the current loss, or a line a run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 Update = Callable[[int, int, dict[str, float]], None]
 
 
-MOST_LOSSES = 4
-
-
 def say(text: str) -> None:
     """A line on stderr: stdout is for results. Under torchrun from the first process only."""
     if not processes.launch_rank():
@@ -44,7 +41,7 @@ def current(figures: dict[str, float]) -> str:
     losses = [f"{value:.2f}" for key, value in figures.items() if key != "top1"]
     words = []
     if losses:
-        words = ["loss", *losses] if len(losses) <= MOST_LOSSES else ["last loss", losses[-1]]
+        words = ["loss", *losses] if len(losses) <= 4 else ["last loss", losses[-1]]
     if "top1" in figures:
         words += ["top-1", f"{figures['top1']:.1f} %"]
     return " ".join(words)
@@ -108,7 +105,7 @@ def watching(total: int) -> Iterator[Watch]:
         TextColumn("{task.fields[figures]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or processes.launch_rank() > 0,
     )
     with bar:
         yield Watch(bar, console, total)

@@ -1,4 +1,4 @@
-"""How far each method is above the baselines: the least that a table must show to mean anything."""
+"""Margins of each method over untrained weights and over pixels, with their standard errors."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def margin_lines(margins: Sequence[Margin]) -> list[str]:
     """One line a baseline, for people."""
     lines = []
     for name in dict.fromkeys(margin.baseline for margin in margins):
-        ours = [margin for margin in margins if margin.baseline == name]
-        counts = [("networks", {m.networks for m in ours}), ("seeds", {m.seeds for m in ours})]
-        over = [f"{'/'.join(map(str, sorted(n)))} {what}" for what, n in counts if n != {1}]
-        mean = f", mean over {' and '.join(over)}" if over else ""
+        above = [margin for margin in margins if margin.baseline == name]
+        counts = [(what, {getattr(m, what) for m in above}) for what in ("networks", "seeds")]
+        sizes = [f"{'/'.join(map(str, sorted(n)))} {what}" for what, n in counts if n != {1}]
+        mean = f", mean over {' and '.join(sizes)}" if sizes else ""
         lines.append(
-            f"Above {name}{mean}, ± standard error of the test sample: {', '.join(map(str, ours))}"
+            f"Above {name}{mean}, ± standard error of the test sample: {', '.join(map(str, above))}"
         )
     return lines

@@ -1,4 +1,4 @@
-"""Regression check: fresh `smoke` records against the committed ones in `results/`."""
+"""Regression check: which numbers of fresh records moved against the records in `results/`."""
 
 from __future__ import annotations
 
@@ -74,30 +74,31 @@ def reference_store() -> Store:
 
 def load_tolerances(path: Path | None = None) -> list[Tolerance]:
     """Tolerances by number from results/tolerances.toml; UserError with file and key if wrong."""
-    path = path or results_dir() / "tolerances.toml"
-    return [
-        _tolerance(number, entry, f"{path}: [{number}]")
-        for number, entry in read_toml(path).items()
-    ]
+    path, tolerances = path or results_dir() / "tolerances.toml", []
+    for number, entry in read_toml(path).items():
+        where = f"{path}: [{number}]"
+        values = {**typed(entry, dict, where=where), "number": number}
+        tolerances.append(read(values, Tolerance, where=where))
+    return tolerances
 
 
-def _tolerance(number: str, entry: Any, where: str) -> Tolerance:
-    return read({**typed(entry, dict, where=where), "number": number}, Tolerance, where=where)
-
-
-def place(record_id: str) -> str:
+def run_name(record_id: str) -> str:
     """A run's name without its hash: what it is compared under when its recipe has changed."""
     return record_id.rsplit("-", 1)[0]
 
 
 def numbers(record: Record) -> dict[str, float | None]:
     """What can be compared of a record: its last metrics, its costs, each unit's parameters."""
-    found = {name: values["last"] for name, values in record.metrics.items()}
-    found |= {k: v for k, v in record.cost.items() if isinstance(v, int | float)}
-    return found | {
-        f"auxiliary_parameters of {unit['name']}": unit["auxiliary_parameters"]
-        for unit in record.units
-    }
+    metrics = {name: values["last"] for name, values in record.metrics.items()}
+    costs = {k: v for k, v in record.cost.items() if isinstance(v, int | float)}
+    return (
+        metrics
+        | costs
+        | {
+            f"auxiliary_parameters of {unit['name']}": unit["auxiliary_parameters"]
+            for unit in record.units
+        }
+    )
 
 
 def successors(references: Mapping[str, str], runs: Mapping[str, str]) -> dict[str, str]:
@@ -107,7 +108,7 @@ def successors(references: Mapping[str, str], runs: Mapping[str, str]) -> dict[s
     and then the one with its name but for the hash. Where several are, none is taken.
     """
     pairs = {id: id for id in references if id in runs}
-    for key in (lambda id, hashes: hashes[id], lambda id, hashes: place(id)):
+    for key in (lambda id, hashes: hashes[id], lambda id, hashes: run_name(id)):
         left = {id: key(id, references) for id in references if id not in pairs}
         free = {id: key(id, runs) for id in runs if id not in pairs.values()}
         old, new = Counter(left.values()), Counter(free.values())
@@ -125,36 +126,38 @@ def any_precision(records: Sequence[Record], more: Sequence[Record] = ()) -> dic
 
     def hashed(record: Record) -> str:
         parent = by_id.get(record.parent or "")
-        ours = None if parent is None else (identity_hash(parent.identity), hashed(parent))
-        return hash_of_any_precision(record.identity, ours)
+        hashes = None if parent is None else (identity_hash(parent.identity), hashed(parent))
+        return hash_of_any_precision(record.identity, hashes)
 
     return {record.id: hashed(record) for record in records}
 
 
 def compare(reference: Record, fresh: Record, tolerances: Sequence[Tolerance]) -> list[Finding]:
     """Every number of the reference that has a tolerance, against the fresh record."""
-    name = place(reference.id)
+    name, kind, recipe = run_name(reference.id), reference.kind, reference.recipe.get("name", "")
     if fresh.status != "done":
-        return [Finding(name, "status", None, None, False, _ended(fresh))]
+        return [_status(name, _ended(fresh), ok=False)]
     # What the bytes of a step are besides the run's own doing: who made the record, and with what.
     tags = {"precision": None, "pretrain_precision": None, "processes": 1}
     differ = [k for k, v in tags.items() if fresh.tags.get(k, v) != reference.tags.get(k, v)]
     changed = "" if fresh.id == reference.id else "its recipe or a version changed since"
-    findings, new = [], numbers(fresh)
+    findings, values = [], numbers(fresh)
     for number, old in numbers(reference).items():
-        protocol = reference.recipe.get("name", "")
-        words = (number, f"{reference.kind}: {number}", f"{protocol}: {number}")
-        tolerance = next((t for t in tolerances if any(map(t.covers, words))), None)
+        names = (number, f"{kind}: {number}", f"{recipe}: {number}")
+        tolerance = next((t for t in tolerances if any(map(t.covers, names))), None)
         if tolerance is None or not tolerance.compare:
             continue
-        value, note = new.get(number), changed
         times = tolerance.other_precision if set(differ) - {"processes"} else 1.0
-        ok = number in new and tolerance.allows(value, old, times)
+        ok, note = number in values and tolerance.allows(values[number], old, times), changed
         if number == "activation_bytes" and differ:
             here, there = (r.tags.get(differ[0], tags[differ[0]]) for r in (fresh, reference))
             ok, note = True, f"skipped: {differ[0]} {here}, not {there}"
-        findings.append(Finding(name, number, old, value, ok, note))
+        findings.append(Finding(name, number, old, values.get(number), ok, note))
     return findings
+
+
+def _status(run: str, note: str, *, ok: bool, missing: bool = False) -> Finding:
+    return Finding(run, "status", None, None, ok, note, missing)
 
 
 def _ended(record: Record) -> str:
@@ -163,31 +166,31 @@ def _ended(record: Record) -> str:
 
 def check(
     references: Sequence[Record],
+    *,
     specs: Sequence[RunSpec],
     fresh: Mapping[str, Record],
     tolerances: Sequence[Tolerance],
-    *,
-    known: Sequence[Record] = (),
+    all_references: Sequence[Record] = (),
     exact: bool = False,
     complete: bool = False,
 ) -> list[Finding]:
     """Compare every reference with the fresh record of the same run; new runs are reported.
 
-    `specs` are all runs that the tables ask for today, `fresh` the records by id; `known` all
-    references, for the runs that the compared ones read. `exact` compares every number, bit by
+    `specs` are all runs that the tables ask for today, `fresh` the records by id. The runs that the
+    compared ones read are looked for in `all_references`. `exact` compares every number, bit by
     bit; `complete` lets a run fail that was never made, or has no reference.
     """
-    hashes = any_precision(references, known)
+    hashes = any_precision(references, all_references)
     today = successors(hashes, {spec.id: spec.any_precision for spec in specs})
     findings = []
     for reference in references:
-        name, id = place(reference.id), today.get(reference.id)
+        name, id = run_name(reference.id), today.get(reference.id)
         if id is None:
             note = f"no table asks for this run any more; {ACCEPT}"
-            findings.append(Finding(name, "status", None, None, False, note))
+            findings.append(_status(name, note, ok=False))
         elif id not in fresh:
             note = "was never made here"
-            findings.append(Finding(name, "status", None, None, not complete, note, missing=True))
+            findings.append(_status(name, note, ok=not complete, missing=True))
         elif exact:
             findings += compare_exactly(reference, fresh[id])
         else:
@@ -195,16 +198,15 @@ def check(
     for id in sorted(fresh.keys() - set(today.values())):
         done = fresh[id].status == "done"
         note = f"no reference yet; {ACCEPT}" if done else _ended(fresh[id])
-        ok = done and not complete
-        findings.append(Finding(place(id), "status", None, None, ok, note, missing=done))
+        findings.append(_status(run_name(id), note, ok=done and not complete, missing=done))
     return findings
 
 
 def compare_exactly(reference: Record, fresh: Record) -> list[Finding]:
     """Every number of a record, curves too, but for time and memory of the machine."""
-    name = place(reference.id)
+    name = run_name(reference.id)
     if fresh.status != "done":
-        return [Finding(name, "status", None, None, False, _ended(fresh))]
+        return [_status(name, _ended(fresh), ok=False)]
     old, new = _leaves(reference), _leaves(fresh)
     keys = dict.fromkeys([*old, *new])
     return [
@@ -215,15 +217,7 @@ def compare_exactly(reference: Record, fresh: Record) -> list[Finding]:
 
 def _leaves(record: Record) -> dict[str, Any]:
     """The numbers of a record by dotted key."""
-    cost = {k: v for k, v in record.cost.items() if not k.startswith(OF_THE_MACHINE)}
-    parts = {
-        "metrics": record.metrics,
-        "per_block": record.per_block,
-        "curves": record.curves,
-        "units": record.units,
-        "cost": cost,
-    }
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
 
     def walk(value: Any, path: str) -> None:
         if isinstance(value, Mapping | list | tuple):
@@ -231,17 +225,22 @@ def _leaves(record: Record) -> dict[str, Any]:
             for key, inner in items:
                 walk(inner, f"{path}.{key}")
         else:
-            found[path] = value
+            leaves[path] = value
 
-    for name, value in parts.items():
-        walk(value, name)
-    return found
+    for name in ("metrics", "per_block", "curves", "units"):
+        walk(getattr(record, name), name)
+    walk({k: v for k, v in record.cost.items() if not k.startswith(OF_THE_MACHINE)}, "cost")
+    return leaves
 
 
 def update(
-    runs: Sequence[str], fresh: Mapping[str, Record], references: Sequence[Record], store: Store
+    store: Store,
+    *,
+    runs: Sequence[str],
+    fresh: Mapping[str, Record],
+    references: Sequence[Record],
 ) -> None:
-    """Make these records the reference, in the place of `references`.
+    """Make the fresh records of these runs the reference, in the place of `references`.
 
     UserError unless every run is done: a reference that is not there checks nothing.
     """

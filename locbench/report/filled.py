@@ -113,8 +113,8 @@ def fill_table(plan: Plan, store: Store) -> FilledTable:
     """
     cells = tuple(_fill(planned, plan.options.scale, store) for planned in plan.cells)
     values = claim_values(cells)
-    asked = {p.cell.key for p in plan.cells if not (p.later or p.baseline)}
-    results = [(claim.text, claim.judge(values, asked)) for claim in plan.table.claims]
+    keys = {p.cell.key for p in plan.cells if not (p.later or p.baseline)}
+    results = [(claim.text, claim.judge(values, keys)) for claim in plan.table.claims]
     claims = tuple(JudgedClaim(text, result.holds, result.detail) for text, result in results)
     return FilledTable(plan, cells, claims)
 
@@ -139,12 +139,12 @@ def _fill(planned: PlannedCell, scale: str, store: Store) -> FilledCell:
         planned,
         scale,
         _judge(planned, scale, [status for status in statuses if status is not None], values),
-        records,
-        None if mean is None or math.isnan(mean) else mean,
-        None if spread is None or math.isnan(spread) else spread,
-        n,
-        sum(spec.seeded for spec in planned.specs),
-        _unfinished(statuses),
+        records=records,
+        mean=None if mean is None or math.isnan(mean) else mean,
+        spread=None if spread is None or math.isnan(spread) else spread,
+        n=n,
+        seeds=sum(spec.seeded for spec in planned.specs),
+        unfinished=_unfinished(statuses),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables on a terminal, all of them: words wrap, heads wrap, numbers are never split or cut."""
+"""Tables on a terminal, the one way to print them: words wrap, numbers are never split or cut."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def print_grid(
         table.add_column(Text("\n".join(wrap(head, width))), justify=justify, width=width)
     for n in range(len(columns[0].cells)):
         texts = ("\n".join(wrap(c.cells[n], w)) for c, w in zip(columns, widths, strict=True))
-        own = (column.styles[n] if column.styles else "" for column in columns)
-        cells = [Text(text, style=style) for text, style in zip(texts, own, strict=True)]
+        shades = (column.styles[n] if column.styles else "" for column in columns)
+        cells = [Text(text, style=style) for text, style in zip(texts, shades, strict=True)]
         table.add_row(*cells, style=styles[n] if styles else None)
     if title:
         console.print(Text(title, style="bold"))

@@ -1,4 +1,4 @@
-"""What people see of a filled table, in whatever format: its sections, columns and texts."""
+"""Layout of filled tables for people, in whatever format: sections, columns, texts, notes."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def sections(filled: FilledTable) -> list[Section]:
     word = _auxiliary(filled)
     notes = [*scale_notes(inside), *added_notes(filled), *_later_notes(filled)] if inside else []
     whole = Section(table.name, table.title, table.label_names, inside, notes, filled.claims, word)
-    own = [note for note in scale_notes(beside) if note not in notes]
+    scales = [note for note in scale_notes(beside) if note not in notes]
     ours = Section(
         f"{table.name}/beside",
         "Baselines and our own columns",
         _labels_beside(table, beside),
         beside,
-        [*own, *margin_lines(margins(filled.cells))],
+        [*scales, *margin_lines(margins(filled.cells))],
         auxiliary=word,
         named=True,
     )
@@ -140,7 +140,8 @@ def columns_as_printed(section: Section) -> list[Column] | None:
         return None
     shown = [Column(k, [key[n] for key in rows]) for n, k in enumerate(section.labels)]
     for name in names:
-        texts = [_stacked(row[name]) if name in row else "" for row in rows.values()]
+        row_cells = [row.get(name) for row in rows.values()]
+        texts = ["" if c is None else f"{_measured(c)}\n{_published(c)}" for c in row_cells]
         shown.append(Column(_with_unit(name, min(units)), texts, True))
     judged = [_judged(list(row.values())) for row in rows.values()]
     decoders = [", ".join(dict.fromkeys(c.decoder for c in row)) for row in judged]
@@ -160,10 +161,6 @@ def _scales(cells: Sequence[FilledCell]) -> int:
 
 def _with_unit(text: str, unit: str) -> str:
     return f"{text} [{unit}]" if unit else text
-
-
-def _stacked(cell: FilledCell) -> str:
-    return f"{_measured(cell)}\n{_published(cell)}"
 
 
 def _judged(row: Sequence[FilledCell]) -> Sequence[FilledCell]:

@@ -1,4 +1,4 @@
-"""A section of a filled table on a terminal: its grid, then its claims and notes."""
+"""Filled tables on a terminal: the grid of a section, then its claims and notes."""
 
 from __future__ import annotations
 

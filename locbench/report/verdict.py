@@ -1,4 +1,4 @@
-"""Measured against published: the verdict on one cell, computed and never typed.
+"""Verdicts: whether a measured number reproduces the published one, computed and never typed.
 
 In this order, the first that applies:
 
@@ -42,15 +42,7 @@ from dataclasses import dataclass
 from locbench.published.table import Published
 from locbench.runs.record import summarize
 
-NAMES = (
-    "reproduced",
-    "better",
-    "worse",
-    "inconclusive",
-    "not comparable",
-    "not run",
-    "diverged",
-)
+NAMES = ("reproduced", "better", "worse", "inconclusive", "not comparable", "not run", "diverged")
 ALPHA = 0.05
 ASSUMED_N = 3
 SPREADS = 3.0  # published standard deviations that stand in for a tolerance
@@ -82,20 +74,22 @@ class Welch:
     least: float
 
 
-def welch(mean: float, std: float, n: int, other: float, other_std: float, other_n: int) -> Welch:
-    """Welch's t test of `mean` against `other` from summaries; both n at least 2.
+def welch(ours: tuple[float, float, int], theirs: tuple[float, float, int]) -> Welch:
+    """Welch's t test of two means from their summaries (mean, sample deviation, n of at least 2).
 
     Without any spread on either side p is 1 for equal means and 0 for different ones.
     """
     from scipy import stats
 
-    ours, theirs = std**2 / n, other_std**2 / other_n
-    error = math.sqrt(ours + theirs)
+    (mean, _, n), (other, _, other_n) = ours, theirs
+    variances = [(std**2 / count, count) for _, std, count in (ours, theirs)]
+    total = sum(variance for variance, _ in variances)
+    error = math.sqrt(total)
     if error == 0:
         same = math.isclose(mean, other, rel_tol=1e-9, abs_tol=1e-12)
         t = 0.0 if same else math.copysign(math.inf, mean - other)
         return Welch(t, float(n + other_n - 2), float(same), 0.0)
-    df = (ours + theirs) ** 2 / (ours**2 / (n - 1) + theirs**2 / (other_n - 1))
+    df = total**2 / sum(variance**2 / (count - 1) for variance, count in variances)
     t = (mean - other) / error
     p = 2 * float(stats.t.sf(abs(t), df))
     return Welch(t, df, p, float(stats.t.ppf(1 - ALPHA / 2, df)) * error)
@@ -187,7 +181,7 @@ def _by_spread(
             "inconclusive",
             f"{mean:.4g} against {theirs}: one run has no spread; two are the least, three better",
         )
-    test = welch(mean, std, n, other, other_std, other_n)
+    test = welch((mean, std, n), (other, other_std, other_n))
     target = SPREADS * other_std if tolerance is None else tolerance
     source = f"{SPREADS:g} published deviations" if tolerance is None else "tolerance"
     text = (

@@ -76,7 +76,7 @@ def carry_out(specs: Sequence[RunSpec], context: Context, watch: Watch) -> list[
         waiting = to_run(specs, context.store)
         for spec in waiting:
             spec.of.check_early(spec, context)
-        begun = {spec.id for spec in waiting}
+        missing = {spec.id for spec in waiting}
         context.progress, context.preparing, context.patient = watch.start, watch.preparing, False
         queue, failures, lost = Queue(specs, context.store), [], set()
         for spec in queue:
@@ -93,7 +93,7 @@ def carry_out(specs: Sequence[RunSpec], context: Context, watch: Watch) -> list[
                 lost.add(spec.id)
                 failures.append(_with_id(spec, str(error)))
             else:
-                if spec.id in begun:
+                if spec.id in missing:
                     watch.done(spec, record)
     return failures
 
@@ -244,7 +244,7 @@ def _noting(run: Kind, record: Record) -> Tell:
 
 
 def _new_record(spec: RunSpec, context: Context, device: torch.device) -> Record:
-    """A record with status `running`, of the date when the run was first begun."""
+    """A record with status `running`, of the date when the run was first missing."""
     import torch
 
     before, recipe = context.store.load(spec.id), spec.recipe.as_dict()

@@ -3,19 +3,22 @@
 import dataclasses
 import io
 import json
-import sys
 
 import pytest
 from fabricate import SETS, call, fill, image_folder, record
 
-from locbench.cli import actions as commands
 from locbench.cli import progress as console
-from locbench.cli.progress import terminal, watching
+from locbench.cli import single
+from locbench.cli.actions import announce, print_plan, set_aside
+from locbench.cli.progress import watching
 from locbench.errors import UserError
 from locbench.paths import runs_dir
+from locbench.plugins.registry import NETWORKS
 from locbench.published.load import load_table
 from locbench.recipes.load import load_recipe
 from locbench.report.filled import fill_table
+from locbench.report.formats import render
+from locbench.report.grid import terminal
 from locbench.report.layout import sections
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.spec import RunSpec
@@ -48,7 +51,7 @@ def by_kind(plan, kind):
 
 
 def test_a_terminal_shows_the_paper_then_claims_then_what_is_ours(store):
-    text = commands.render(filled(store), store, "rich")
+    text = render(filled(store), store, "rich")
     lines = text.splitlines()
     assert max(map(len, lines)) <= WIDTH and "\x1b" not in text
     assert lines[0] == "loco/table1  ImageNet linear probe"
@@ -64,29 +67,20 @@ def test_a_terminal_shows_the_paper_then_claims_then_what_is_ours(store):
     assert "paper" not in rest and "✓" not in rest, "no published numbers, no claims, one note"
 
 
-def test_json_and_csv_are_one_document_with_claims(store):
-    plan = filled(store)
-    found = json.loads(commands.render(plan, store, "json"))
-    assert found["table"] == "loco/table1" and len(found["claims"]) == 4
-    assert [claim["holds"] for claim in found["claims"]] == [True, True, True, False]
-    assert sum(cell["baseline"] for cell in found["cells"]) == 5
-    assert commands.render(plan, store, "csv").count("\n") == 1 + len(plan.cells)
-
-
 def test_a_selection_may_leave_only_what_is_ours(store):
     plan = filled(store, columns="linear_top1_moco")
-    text = commands.render(plan, store, "rich")
+    text = render(plan, store, "rich")
     assert text.startswith("loco/table1/beside") and "say nothing about the paper" in text
     plan = filled(store, rows="pirl")
-    assert "beside" not in commands.render(plan, store, "rich")
+    assert "beside" not in render(plan, store, "rich")
 
 
 def test_nothing_measured_yet_is_a_table_too(store):
     plan = make_plan(load_table("auglocal/table1"), Options())
-    text = commands.render(plan, store, "rich")
+    text = render(plan, store, "rich")
     assert "93.73 ± 0.04" in text and "not run" in text and "beside" not in text
     for format in ("md", "csv", "json", "latex"):
-        assert commands.render(plan, store, format)
+        assert render(plan, store, format)
 
 
 def test_rows_beside_are_told_apart_by_all_labels_where_it_takes_them(store):
@@ -108,22 +102,22 @@ def test_what_will_be_run_is_announced_on_stderr_and_nothing_if_all_is_there(sto
     fill(plan.runs()[:5], store)
     store.save(record(plan.runs()[5], status="diverged", error="x"))
     store.save(record(plan.runs()[6], status="running"))
-    commands.announce(plan, store)
+    announce(plan, store)
     printed = capsys.readouterr()
-    said = " ".join(printed.err.split())
-    assert printed.out == "" and said.startswith(
+    line = " ".join(printed.err.split())
+    assert printed.out == "" and line.startswith(
         "loco/table1 at scale smoke: 23 runs, 5 done, 1 diverged, 1 running, 17 to go: "
     )
-    assert "(from runs on cpu)" in said and "to keep" in said
+    assert "(from runs on cpu)" in line and "to keep" in line
     fill(plan.runs(), store)
-    commands.announce(plan, store)
+    announce(plan, store)
     assert capsys.readouterr().err == ""
 
 
 def test_a_dry_run_lists_every_run_with_time_and_disk(store, capsys):
     plan = make_plan(load_table("loco/table1"), Options())
     fill(plan.runs(), store)
-    commands.show_plan(plan, store, True, False, terminal())
+    print_plan(plan, store, fresh=True, as_json=False, out=terminal())
     out = capsys.readouterr().out
     assert "23 to go: about 23 min (from runs on cpu), about 2.6 MB to keep" in " ".join(
         out.split()
@@ -131,10 +125,10 @@ def test_a_dry_run_lists_every_run_with_time_and_disk(store, capsys):
     assert sum(x.startswith("  ") for x in out.splitlines()) == 23
     assert "  pretrain loco shufflenet_v2_50                        60 s     380 kB" in out
     assert max(map(len, out.splitlines())) <= WIDTH
-    commands.show_plan(plan, store, True, True, terminal())
-    found = json.loads(capsys.readouterr().out)
-    assert [run["run"] for run in found] == [spec.id for spec in plan.runs()]
-    assert {run["seconds"] for run in found} == {60.0} and not any(run["rough"] for run in found)
+    print_plan(plan, store, fresh=True, as_json=True, out=terminal())
+    runs = json.loads(capsys.readouterr().out)
+    assert [run["run"] for run in runs] == [spec.id for spec in plan.runs()]
+    assert {run["seconds"] for run in runs} == {60.0} and not any(run["rough"] for run in runs)
 
 
 # --- specs of single runs --------------------------------------------------------------------
@@ -151,29 +145,29 @@ def pretrained(store):
 
 
 def test_the_probe_of_a_run_has_the_runs_own_recipe_seed_and_data(store, pretrained):
-    probe = commands.plan_run_probe(pretrained.id[:14], store, {})
+    probe = single.plan_run_probe(pretrained.id[:14], store, {})
     assert probe.parent.id == pretrained.id and probe.seed == 7
     assert probe.recipe == pretrained.recipe and probe.data == pretrained.data
-    moco = commands.plan_run_probe(pretrained.id, store, {"probe.profile": "moco"})
+    moco = single.plan_run_probe(pretrained.id, store, {"probe.profile": "moco"})
     assert moco.recipe.probe.momentum == 0.9 and moco.recipe.optimizer.lr == 0.125
     assert moco.parent.id == pretrained.id and moco.id != probe.id
 
 
 def test_what_cannot_be_probed_says_why(store, pretrained, monkeypatch):
     with pytest.raises(UserError, match=r"can only change probe\.\*"):
-        commands.plan_run_probe(pretrained.id, store, {"data.resolution": 16})
+        single.plan_run_probe(pretrained.id, store, {"data.resolution": 16})
     with pytest.raises(UserError, match=r"did you mean 'probe\.epochs'"):
-        commands.plan_run_probe(pretrained.id, store, {"probe.epoch": 16})
-    entry = commands.NETWORKS.entry("resnet50")
+        single.plan_run_probe(pretrained.id, store, {"probe.epoch": 16})
+    entry = NETWORKS.entry("resnet50")
     newer = dataclasses.replace(entry, version=entry.version + 1)
     with monkeypatch.context() as patch:
-        patch.setitem(commands.NETWORKS.entries, "resnet50", newer)
+        patch.setitem(NETWORKS.entries, "resnet50", newer)
         with pytest.raises(UserError, match="another version"):
-            commands.plan_run_probe(pretrained.id, store, {})
+            single.plan_run_probe(pretrained.id, store, {})
     store.discard(pretrained.id)
     store.save(record(pretrained, status="running"))
     with pytest.raises(UserError, match="is running; finish it"):
-        commands.plan_run_probe(pretrained.id, store, {})
+        single.plan_run_probe(pretrained.id, store, {})
 
 
 def test_a_run_of_a_recipe_file_is_probed_with_another_profile(store, tmp_path, capsys):
@@ -182,7 +176,7 @@ def test_a_run_of_a_recipe_file_is_probed_with_another_profile(store, tmp_path, 
     tiny = [*SETS, "--data-root", image_folder(tmp_path / "images")]
     pretrain = ["pretrain", path, "--rule", "simclr", "--network", "resnet50", *tiny]
     assert call(capsys, *pretrain)[0] == 0
-    probe = commands.plan_run_probe("pretrain", store, {"probe.profile": "mine"})
+    probe = single.plan_run_probe("pretrain", store, {"probe.profile": "mine"})
     assert probe.recipe.probe.momentum == 0.5
 
 
@@ -190,15 +184,15 @@ def test_an_encoder_file_is_known_by_its_content(tmp_path):
     for name, content in (("a.pth", b"1"), ("b.safetensors", b"1"), ("c.pth", b"2")):
         (tmp_path / name).write_bytes(content)
     specs = [
-        commands.plan_file_probe(path, None, {}, network="resnet50")
+        single.plan_file_probe(path, overrides={}, network="resnet50")
         for path in sorted(tmp_path.glob("?.*"))
     ]
     assert specs[0].id == specs[1].id != specs[2].id
     assert specs[0].scale == "smoke" and specs[0].seed == 1234
     with pytest.raises(UserError, match="--network NAME"):
-        commands.plan_file_probe(tmp_path / "a.pth", None, {})
+        single.plan_file_probe(tmp_path / "a.pth", overrides={})
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
-        commands.plan_file_probe(tmp_path / "a.pth", None, {}, network="resnet")
+        single.plan_file_probe(tmp_path / "a.pth", overrides={}, network="resnet")
 
 
 # --- what a person sees ----------------------------------------------------------------------
@@ -206,11 +200,11 @@ def test_an_encoder_file_is_known_by_its_content(tmp_path):
 
 def test_a_record_is_printed_with_units_blocks_and_cost(store, capsys):
     plan = make_plan(load_table("loco/table1"), Options())
-    commands.print_record(record(by_kind(plan, "pretrain")), store, terminal())
+    single.print_record(record(by_kind(plan, "pretrain")), store, terminal())
     out = capsys.readouterr().out
     assert "stages 1-4" in out and "loss 4.500" in out and "12,000,000" in out
     made = record(by_kind(plan, "probe"), per_block={"4": {"stage": 4, "top1": 9, "top1_best": 10}})
-    commands.print_record(made, store, terminal())
+    single.print_record(made, store, terminal())
     out = capsys.readouterr().out
     assert "block 5" in out and "top-1 9.0 % (best 10.0)" in out
     assert str(store.folder(made.id)) in out.replace("\n", "")
@@ -269,12 +263,10 @@ def test_on_a_terminal_bars_show_step_loss_and_data(monkeypatch):
         assert "2/3" in shown.getvalue()
 
 
-@pytest.mark.parametrize(("columns", "wanted"), [("40", 80), ("80", 80), ("133", 133)])
-def test_the_console_is_as_wide_as_the_terminal_and_never_below_80(monkeypatch, columns, wanted):
-    monkeypatch.setenv("COLUMNS", columns)
-    assert terminal().width == terminal(stderr=True).width == wanted
-    assert terminal().file is sys.stdout and terminal(stderr=True).file is sys.stderr
-    assert not terminal().is_terminal and terminal().color_system is None
+def test_the_console_is_as_wide_as_the_terminal_and_never_below_80(monkeypatch):
+    for columns, width in (("40", 80), ("133", 133)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert terminal().width == terminal(stderr=True).width == width
 
 
 def test_what_was_measured_on_a_run_is_set_aside_with_it():
@@ -284,7 +276,7 @@ def test_what_was_measured_on_a_run_is_set_aside_with_it():
     pretraining = next(spec for spec in plan.runs() if spec.kind == "pretrain")
     probes = {spec.id for spec in plan.runs() if spec.parent and spec.parent.id == pretraining.id}
     assert len(probes) == 2
-    commands.set_aside([pretraining], store)
+    set_aside([pretraining], store)
     left = set(store.ids())
     assert pretraining.id not in left and not probes & left
     assert left == {s.id for s in plan.runs()} - probes - {pretraining.id} and left

@@ -1,13 +1,11 @@
 """The doctor finds what is wrong, and takes nothing that is merely absent for wrong."""
 
-from __future__ import annotations
-
 import importlib
+import re
 import shutil
 import sys
 import warnings
 from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,20 +19,16 @@ DETECTION = {"mmdet": "mmdet", "mmengine": "mmengine", "mmcv": "mmcv_lite"}
 DETECTION |= {"pycocotools": "pycocotools", "shapely": "shapely"}
 
 
-def test_all_checks_in_order() -> None:
-    names = [check.name for check in doctor.examine()]
-    assert names == [
+def test_all_checks_in_order_a_line_each():
+    checks = doctor.examine()
+    assert [check.name for check in checks] == [
         *("python", "torch", "torchvision", "processor", "gpu", "memory"),
         *("runs folder", "cache folder", "data root", "detection", "git"),
     ]
+    assert all(check.detail and "\n" not in check.detail for check in checks)
 
 
-def test_every_line_is_one_line() -> None:
-    for check in doctor.examine():
-        assert check.detail and "\n" not in check.detail
-
-
-def test_no_torch_is_found_and_the_rest_still_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_torch_is_found_and_the_rest_still_examined(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     checks = {check.name: check for check in doctor.examine()}
     assert checks["torch"].status == "fail"
@@ -46,15 +40,15 @@ def test_no_torch_is_found_and_the_rest_still_examined(monkeypatch: pytest.Monke
     ("version", "status"),
     [("2.9.1", "warn"), ("2.10.0", "ok"), ("2.14.1+cpu", "ok"), ("2.13.0+cpu", "warn")],
 )
-def test_torch_release(version: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_release(version, status, monkeypatch):
     monkeypatch.setattr(torch, "__version__", version)
     assert doctor.check_torch().status == status
 
 
-def test_torchvision_that_fits_and_one_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_that_fits_and_one_that_does_not(monkeypatch):
     assert doctor.check_torchvision().status == "ok"
 
-    def missing(*_: object) -> None:
+    def missing(*_):
         raise RuntimeError("operator torchvision::nms does not exist\nmore lines")
 
     monkeypatch.setattr("torchvision.ops.nms", missing)
@@ -63,21 +57,14 @@ def test_torchvision_that_fits_and_one_that_does_not(monkeypatch: pytest.MonkeyP
     assert "nms does not exist" in check.detail and torch.__version__ in check.detail
 
 
-def test_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_than_cores(monkeypatch):
     assert doctor.check_processor().status == "ok"
     monkeypatch.setattr(torch, "get_num_threads", lambda: 10_000)
     check = doctor.check_processor()
     assert check.status == "warn" and "OMP_NUM_THREADS=" in check.detail
 
 
-@pytest.mark.parametrize("have", [True, False])
-def test_bf16(have: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = {"avx512_f": True, "avx512_bf16": have, "amx_bf16": False}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: listed, raising=False)
-    assert ("no bf16" in doctor.check_processor().detail) is not have
-
-
-def test_gpus_are_named_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_named_with_their_memory(monkeypatch):
     card = SimpleNamespace(name="Card", total_memory=80 * doctor.GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -86,12 +73,12 @@ def test_gpus_are_named_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> No
     assert (check.status, check.detail) == ("ok", "Card 80.0 GiB, Card 80.0 GiB")
 
 
-def test_a_gpu_that_cannot_be_used_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_cannot_be_used_is_not_taken_for_none(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert doctor.check_gpus().status == "ok"
 
-    def old_driver() -> bool:
+    def old_driver():
         warnings.warn("The NVIDIA driver is too old", stacklevel=1)
         return False
 
@@ -100,27 +87,17 @@ def test_a_gpu_that_cannot_be_used_is_not_taken_for_none(monkeypatch: pytest.Mon
     assert check.status == "warn" and "too old" in check.detail
 
 
-def test_memory_is_read_from_the_kernels_table(tmp_path: Path) -> None:
+def test_memory_is_read_from_the_kernels_table(tmp_path, monkeypatch):
     table = tmp_path / "meminfo"
     table.write_text("MemTotal:  2048 kB\nMemFree:  1 kB\nMemAvailable:  1024 kB\nHugePages: 0\n")
     assert doctor.memory_bytes(table) == (2048 * 1024, 1024 * 1024)
-    total, free = doctor.memory_bytes(tmp_path / "none")
-    assert free is None and (total is None or total > doctor.GIB // 4)
+    assert doctor.memory_bytes(tmp_path / "none")[1] is None
+    for free, status in ((4 * doctor.GIB, "ok"), (doctor.GIB, "warn"), (None, "ok")):
+        monkeypatch.setattr(doctor, "memory_bytes", lambda free=free: (8 * doctor.GIB, free))
+        assert doctor.check_memory().status == status
 
 
-@pytest.mark.parametrize(
-    ("total", "free", "status"),
-    [(8, 4, "ok"), (8, 1, "warn"), (8, None, "ok"), (None, None, "ok")],
-)
-def test_little_memory(
-    total: int | None, free: int | None, status: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = tuple(size and size * doctor.GIB for size in (total, free))
-    monkeypatch.setattr(doctor, "memory_bytes", lambda: sizes)
-    assert doctor.check_memory().status == status
-
-
-def test_folder_is_examined_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_examined_and_not_made(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=9 * doctor.GIB))
     folder = tmp_path / "a/b"
     check = doctor.check_folder("runs folder", folder, "LOCBENCH_RUNS")
@@ -130,13 +107,13 @@ def test_folder_is_examined_and_not_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert doctor.check_folder("runs folder", folder, "LOCBENCH_RUNS").status == "warn"
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     check = doctor.check_folder("runs folder", tmp_path / "file", "LOCBENCH_RUNS")
     assert check.status == "fail" and "set LOCBENCH_RUNS" in check.detail
 
 
-def test_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_root(tmp_path, monkeypatch):
     assert doctor.check_data().status == "ok"
     monkeypatch.setenv("LOCBENCH_DATA", str(tmp_path / "missing"))
     assert doctor.check_data().status == "fail"
@@ -147,7 +124,7 @@ def test_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.status == "ok" and check.detail.endswith("imagenet")
 
 
-def test_detection_extra_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detection_extra_absent(monkeypatch):
     for name in DETECTION:
         monkeypatch.setitem(sys.modules, name, None)
     check = doctor.check_detection()
@@ -155,7 +132,7 @@ def test_detection_extra_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def detection(tmp_path, monkeypatch):
     """The detection extra as it lies on disk: three packages with their metadata."""
     site = tmp_path / "site"
     for module, package in DETECTION.items():
@@ -170,7 +147,7 @@ def detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
-def test_detection_extra_present(detection: Path) -> None:
+def test_detection_extra_present(detection):
     check = doctor.check_detection()
     assert check.status == "ok"
     assert "mmdet 1.2.3" in check.detail and "mmcv_lite 1.2.3" in check.detail
@@ -181,18 +158,16 @@ def test_detection_extra_present(detection: Path) -> None:
     assert "compiled operators" in doctor.check_detection().detail
 
 
-@pytest.mark.parametrize("name", DETECTION)
-def test_detection_extra_in_part(
-    name: str, detection: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
+def test_detection_extra_in_part(detection, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmcv", None)
     check = doctor.check_detection()
-    assert check.status == "warn" and check.detail == f"{name} missing: {REMEDY}"
-    with pytest.raises(UserError, match=f"detection needs {name}, which is not installed") as error:
+    assert check.status == "warn" and check.detail == f"mmcv missing: {REMEDY}"
+    with pytest.raises(
+        UserError, match=f"detection needs mmcv, which is not .*{re.escape(REMEDY)}"
+    ):
         check_detection_extra()
-    assert str(error.value).endswith(REMEDY)
 
 
-def test_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_git(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert doctor.check_git().status == "warn"

@@ -8,7 +8,7 @@ import pytest
 from fabricate import fill, record
 from rich.console import Console
 
-from locbench.cli.listing import LISTINGS, listing, print_listing, published_json, published_table
+from locbench.cli.listing import LISTINGS, listing, print_listing, print_published, published_json
 from locbench.errors import UserError
 from locbench.paths import runs_dir, tables_dir
 from locbench.plugins.registry import DATASETS, DETECTION_SETS, NETWORKS, RULES
@@ -37,8 +37,8 @@ def printed(show, *arguments, width=100):
 
 
 def rows(what, store):
-    _, columns, found = listing(what, store)
-    return {row[0]: dict(zip(columns, row, strict=True)) for row in found}
+    _, heads, lines = listing(what, store)
+    return {line[0]: dict(zip(heads, line, strict=True)) for line in lines}
 
 
 def test_everything_that_there_is_is_listed(store):
@@ -48,7 +48,7 @@ def test_everything_that_there_is_is_listed(store):
         assert list(rows(what, store)) == registry.names()
     kinds = {"images": DATASETS, "detection": DETECTION_SETS}
     sets = [(row[0], row[1]) for row in listing("datasets", store)[2]]
-    assert sets == [(name, kind) for kind, known in kinds.items() for name in known.names()]
+    assert sets == [(name, kind) for kind, names in kinds.items() for name in names.names()]
     assert rows("runs", store) == {}
     with pytest.raises(UserError, match="did you mean 'tables'"):
         listing("table", store)
@@ -61,13 +61,11 @@ def test_rules_say_what_can_be_set(store):
 
 
 def test_recipes_say_what_they_train_on_and_for_how_long(store):
-    found = {name: list(row.values())[2:] for name, row in rows("recipes", store).items()}
-    assert found["loco/imagenet"] == ["imagenet", "800 epochs", "views", ""]
-    assert found["auglocal/svhn"] == ["svhn", "400 epochs", "label", ""]
-    assert found["loco/coco"] == ["coco", "12 epochs", "objects", "all"]
-    assert found["loco/cityscapes"] == ["cityscapes", "64 epochs", "objects", "all"]
-    assert found["loco/coco10k"] == ["coco", "60,000 steps", "objects", "first"]
-    assert found["loco/coco1k"] == ["coco", "15,000 steps", "objects", "first"]
+    recipes = {name: list(row.values())[2:] for name, row in rows("recipes", store).items()}
+    assert recipes["loco/imagenet"] == ["imagenet", "800 epochs", "views", ""]
+    assert recipes["auglocal/svhn"] == ["svhn", "400 epochs", "label", ""]
+    assert recipes["loco/coco"] == ["coco", "12 epochs", "objects", "all"]
+    assert recipes["loco/coco10k"] == ["coco", "60,000 steps", "objects", "first"]
 
 
 def test_tables_say_what_is_published_can_run_and_is_measured(store):
@@ -99,9 +97,9 @@ def test_runs_are_listed_and_a_broken_one_does_not_hide_the_others(store):
     store.save(record(runs[0]))
     store.save(record(runs[1], status="failed", error="disk [full]"))
     store.path(runs[0].id).write_text("{")
-    found = rows("runs", store)
-    assert found[runs[0].id]["status"] == "broken" and "truncated" in found[runs[0].id]["error"]
-    assert found[runs[1].id]["status"] == "failed"
+    listed = rows("runs", store)
+    assert listed[runs[0].id]["status"] == "broken" and "truncated" in listed[runs[0].id]["error"]
+    assert listed[runs[1].id]["status"] == "failed"
     assert "disk [full]" in printed(print_listing, listing("runs", store))
     assert printed(print_listing, listing("runs", Store(store.root / "x"))).strip().endswith("yet")
 
@@ -117,7 +115,7 @@ def test_listings_fit_a_terminal_of_100_columns(store, what):
 @pytest.mark.parametrize("name", table_names())
 def test_a_published_table_is_whole_at_100_columns(name):
     table = load_table(name)
-    text = printed(published_table, table)
+    text = printed(print_published, table)
     assert max(map(len, text.splitlines())) <= 100
     flat = " ".join(text.split())
     # In words, as lines are broken between them; text in brackets is no markup.
@@ -130,7 +128,7 @@ def test_a_published_table_is_whole_at_100_columns(name):
 
 
 def test_every_published_number_of_a_table_is_shown():
-    text = printed(published_table, load_table("loco/table1"))
+    text = printed(print_published, load_table("loco/table1"))
     body = text.split("────\n")[1].split("\n\n")[0]
     values = [x.split()[-1] for x in body.splitlines()]
     assert values == ["60.2*", "60.6*", "63.6*", "63.8*", "69.3*",
@@ -139,8 +137,8 @@ def test_every_published_number_of_a_table_is_shown():
 
 def test_published_json_holds_every_cell_and_claim():
     table = load_table("loco/table1")
-    found = json.loads(json.dumps(published_json(table)))
-    assert len(found["cells"]) == len(list(table.cells())) and found["notes"] == list(table.notes)
-    loco = next(c for c in found["cells"] if c["method"] == "LoCo" and c["value"] is not None)
+    answer = json.loads(json.dumps(published_json(table)))
+    assert len(answer["cells"]) == len(list(table.cells())) and answer["notes"] == list(table.notes)
+    loco = next(c for c in answer["cells"] if c["method"] == "LoCo" and c["value"] is not None)
     assert (loco["value"], loco["unit"], loco["cited"]) == (69.5, "%", False)
-    assert [c["holds_in_print"] for c in found["claims"]] == [True, True, True, False]
+    assert [c["holds_in_print"] for c in answer["claims"]] == [True, True, True, False]

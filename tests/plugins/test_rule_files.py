@@ -8,7 +8,7 @@ import sys
 import pytest
 from fabricate import SETS, call, complaint, image_folder
 
-from locbench.cli import downstream as transfer
+from locbench.cli.downstream import DownstreamOptions, plan_downstream
 from locbench.errors import UserError
 from locbench.paths import runs_dir
 from locbench.plugins.registry import RULES
@@ -247,7 +247,8 @@ def test_a_changed_file_makes_other_runs_and_each_can_be_probed(capsys, write, t
         probed = json.loads(out)
         assert probed["parent"] == record.id and probed["rule"]["version"] == record.rule["version"]
         RULES.entries.pop("mine")
-        (detector,) = transfer.plan(transfer.Asked("shapes"), record.id, store, None).specs
+        options = DownstreamOptions("shapes", source=record.id)
+        (detector,) = plan_downstream(options, store).specs
         assert detector.parent.id == record.id
 
 

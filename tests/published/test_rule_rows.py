@@ -9,11 +9,11 @@ import pytest
 from fabricate import call, complaint, fill, record, top1
 
 import locbench
-from locbench.cli import actions as commands
 from locbench.errors import UserError
 from locbench.paths import runs_dir
 from locbench.plugins.registry import RULES
 from locbench.published.load import load_table, table_names
+from locbench.report.formats import render
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
@@ -188,13 +188,13 @@ def test_every_format_has_its_rows_among_the_papers(store, views):
         ("md", "| 39.5 (1) |", rf"Rule mine (of mine.py, {version}): not in the paper."),
         ("latex", "39.5 (1)", f"Rule mine (of mine.py, {version}): not in the paper."),
     ):
-        text = commands.render(plan, store, format)
+        text = render(plan, store, format)
         main, beside = text.split("loco/table1/beside" if format != "latex" else "table1-beside")
         assert main.count(number) == 2 and main.count("unpublished") == 2, format
         assert note in " ".join(main.split()) and beside.count(number) == 2
         assert max(map(len, text.splitlines())) <= 100 or format != "rich"
-    lines = list(csv.DictReader(io.StringIO(commands.render(plan, store, "csv"))))
-    whole = json.loads(commands.render(plan, store, "json"))
+    lines = list(csv.DictReader(io.StringIO(render(plan, store, "csv"))))
+    whole = json.loads(render(plan, store, "json"))
     for found in (lines, whole["cells"]):
         mine = [x for x in found if x["method"] == "mine" and x["column_key"] == "linear_top1"]
         assert [x["network"] for x in mine] == ["ResNet-50", "ShuffleNet v2-50"]
@@ -205,10 +205,10 @@ def test_every_format_has_its_rows_among_the_papers(store, views):
 
 
 def test_claims_and_margins(store, views):
-    plain = commands.render(filled(store), store, "json")
-    more = commands.render(filled(store, views), store, "json")
+    plain = render(filled(store), store, "json")
+    more = render(filled(store, views), store, "json")
     assert json.loads(more)["claims"] == json.loads(plain)["claims"]
-    text = " ".join(commands.render(filled(store, views), store, "md").split())
+    text = " ".join(render(filled(store, views), store, "md").split())
     assert "Above untrained" in text and "mine +15.4" in text
 
 

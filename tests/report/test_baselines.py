@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
+import fabricate
 import pytest
 
 from locbench.published.load import load_table
@@ -13,7 +13,7 @@ from locbench.report import baselines
 from locbench.report.baselines import Margin, margin_lines
 from locbench.report.filled import fill_table
 from locbench.runs.plan import Options, Plan, make_plan
-from locbench.runs.record import Record
+from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
 
 TOP1 = {
@@ -27,26 +27,12 @@ TOP1 = {
 
 
 def fill(plan: Plan, store: Store) -> None:
-    for spec in plan.runs():
-        top1 = TOP1.get((spec.rule, spec.network))
-        if spec.kind == "pretrain" or top1 is None:
-            continue
-        profile = spec.recipe.probe.profile
-        if profile == "moco":
-            top1 = 99.0  # another probe's accuracies must not be mixed in
-        store.save(
-            Record(
-                id=spec.id,
-                kind=spec.kind,
-                status="done",
-                scale=spec.scale,
-                seed=spec.seed,
-                network={"name": spec.network},
-                data={"test_images": 4000},
-                tags={"probe": profile},
-                metrics={"top1": {"last": top1}},
-            )
-        )
+    def score(spec: RunSpec) -> float:
+        # Another probe's accuracies must not be mixed in.
+        return 99.0 if spec.recipe.probe.profile == "moco" else TOP1[spec.rule, spec.network]
+
+    probes = [s for s in plan.runs() if s.kind != "pretrain" and (s.rule, s.network) in TOP1]
+    fabricate.fill(probes, store, score)
 
 
 def margins(plan: Plan, store: Store) -> list[Margin]:
@@ -54,23 +40,24 @@ def margins(plan: Plan, store: Store) -> list[Margin]:
 
 
 def error(*shares: float) -> float:
-    return 100 * math.sqrt(sum(p * (1 - p) for p in shares) / 4000)
+    images = make_plan(load_table("loco/table1"), Options()).runs()[0].data["test"]
+    return 100 * math.sqrt(sum(p * (1 - p) for p in shares) / images)
 
 
 def test_margins_over_both_baselines(tmp_path: Path) -> None:
     plan, store = make_plan(load_table("loco/table1"), Options()), Store(tmp_path)
     assert margins(plan, store) == []
     fill(plan, store)
-    found = {(m.method, m.baseline): m for m in margins(plan, store)}
-    assert set(found) == {(m, b) for m in ("SimCLR", "LoCo") for b in ("untrained", "pixels")}
-    simclr = found["SimCLR", "untrained"]
+    by_name = {(m.method, m.baseline): m for m in margins(plan, store)}
+    assert set(by_name) == {(m, b) for m in ("SimCLR", "LoCo") for b in ("untrained", "pixels")}
+    simclr = by_name["SimCLR", "untrained"]
     assert simclr.networks == 2 and simclr.points == pytest.approx((10 + 30) / 2)
     assert simclr.error == pytest.approx(error(0.3, 0.4, 0.2, 0.1) / 2)
-    over = found["SimCLR", "pixels"]
+    over = by_name["SimCLR", "pixels"]
     assert over.points == pytest.approx(35 - 12)
     # Pixels were measured once: their error is not halved by being compared with twice.
     assert over.error == pytest.approx(math.hypot(error(0.3, 0.4) / 2, error(0.12)))
-    loco = found["LoCo", "untrained"]
+    loco = by_name["LoCo", "untrained"]
     assert (loco.networks, loco.points) == (1, pytest.approx(16.0))
 
 
@@ -86,12 +73,7 @@ def test_lines_name_baseline_and_networks(tmp_path: Path) -> None:
 def test_a_mean_over_several_forms_of_a_method_says_so(tmp_path: Path) -> None:
     plan, store = make_plan(load_table("loco/table5"), Options()), Store(tmp_path)
     for k, planned in enumerate(plan.cells):
-        (spec,) = planned.specs
-        rule = {"settings": dict(spec.recipe.rule)}
-        top1 = {"top1": {"last": 20.0 + k}}
-        common = {"network": {"name": spec.network}, "data": {"test_images": 4000}}
-        done = Record(spec.id, spec.kind, "done", spec.scale, spec.seed, rule=rule, **common)
-        store.save(replace(done, metrics=top1))
+        fabricate.fill(planned.specs, store, lambda spec, k=k: 20.0 + k)
     untrained, pixels = margin_lines(margins(plan, store))
     assert "gim -8.0 ±" in untrained and "loco (mean of 7 forms) -4.0 ±" in untrained
     assert "loco (mean of 7 forms) -5.0 ±" in pixels
@@ -101,6 +83,5 @@ def test_a_diverged_probe_is_left_out(tmp_path: Path) -> None:
     plan, store = make_plan(load_table("loco/table1"), Options()), Store(tmp_path)
     fill(plan, store)
     lost = next(s for s in plan.runs() if s.kind == "probe" and s.rule == "gim")
-    record = Record(lost.id, lost.kind, "diverged", lost.scale, lost.seed)
-    store.save(record)
+    store.save(fabricate.record(lost, status="diverged"))
     assert "GIM" not in {m.method for m in margins(plan, store)}

@@ -13,13 +13,13 @@ from locbench.plugins.registry import RULES
 from locbench.recipes.load import load_recipe
 
 
-def said(capsys, *words: str) -> str:
+def shown(capsys, *words: str) -> str:
     cli.app(["cost", *words], standalone_mode=False)
     return capsys.readouterr().out
 
 
 def of(capsys, *words: str) -> list[dict]:
-    return json.loads(said(capsys, *words, "--json"))
+    return json.loads(shown(capsys, *words, "--json"))
 
 
 def test_what_auglocal_adds_to_backpropagation(capsys):
@@ -44,7 +44,7 @@ def test_what_auglocal_adds_to_backpropagation(capsys):
 
 def test_the_printed_table(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    text = said(capsys, "resnet32", "--rule=bp", "--rule=bp:checkpoint=true", "--batch=8")
+    text = shown(capsys, "resnet32", "--rule=bp", "--rule=bp:checkpoint=true", "--batch=8")
     assert max(map(len, text.splitlines())) <= 100
     assert "a step: 8 images of 32 pixels" in text and "bp, bp checkpoint=true: by stage" in text
     line = next(line for line in text.splitlines() if line.startswith("bp checkpoint=true  "))
@@ -64,7 +64,7 @@ def test_all_rules_and_their_rival_have_one_batch(capsys):
     rows = of(capsys, "vgg13", "--rule=bp", "--rule=predsim", "--scale=paper")
     assert [row["batch"] for row in rows] == [256, 256]
     first, both = (
-        next(line for line in said(capsys, "vgg13", *words).splitlines() if line.startswith("dgl "))
+        next(row for row in shown(capsys, "vgg13", *words).splitlines() if row.startswith("dgl "))
         for words in (["--rule=dgl"], ["--rule=dgl", "--rule=bp"])
     )
     assert first.split() == both.split() and first.endswith("x")
@@ -104,7 +104,7 @@ def mine(network, *, width=16):
 def test_the_picture(capsys, tmp_path):
     path = tmp_path / "steps.png"
     words = ["resnet32", "--rule=bp", "--rule=auglocal", "--batch=4", f"--plot={path}"]
-    assert str(path) in "".join(said(capsys, *words).split("\n"))
+    assert str(path) in "".join(shown(capsys, *words).split("\n"))
     picture = Image.open(path).convert("RGB")
     assert picture.width > 800 and len(picture.getcolors(1 << 20)) > 50
 
@@ -135,10 +135,11 @@ def small(rule: str, **sets: object) -> Case:
 
 
 def test_measured_steps():
-    found = measure(small("auglocal", **{"rule.depth": 2}), small("bp"), "cpu")
-    assert found["allocated_share"] == pytest.approx(100, abs=10)
-    assert found["images_per_s"] > 0 and found["resident_gigabytes"] > found["allocated_gigabytes"]
-    low, middle, high = (found[f"wall_clock_overhead{end}"] for end in ("_low", "", "_high"))
+    figures = measure(small("auglocal", **{"rule.depth": 2}), small("bp"), "cpu")
+    assert figures["allocated_share"] == pytest.approx(100, abs=10)
+    assert figures["images_per_s"] > 0
+    assert figures["resident_gigabytes"] > figures["allocated_gigabytes"]
+    low, middle, high = (figures[f"wall_clock_overhead{end}"] for end in ("_low", "", "_high"))
     assert low <= middle <= high
 
 
