@@ -337,6 +337,7 @@ def diff(
     seeds: Seeds = 1,
     data_root: DataRoot = None,
     runs: Runs = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """What is measured here beside the committed reference results, cell by cell."""
@@ -344,7 +345,7 @@ def diff(
     from locbench.published.load import load_table, resolve_name
     from locbench.runs.plan import Options, make_plan
 
-    options = Options(scale=scale, seeds=seeds, data_root=data_root)
+    options = Options(scale=scale, seeds=seeds, data_root=data_root, device=device)
     plan = make_plan(load_table(resolve_name(table, paper)), options)
     print_diff(plan, _store(runs), as_json=as_json, out=_console())
 

@@ -71,14 +71,18 @@ def check_report(
 
     Raises CheckFailed where a number moved, a run of the reference is gone or one did not finish.
     """
+    if options.update and (options.exact or options.complete or options.against):
+        raise UserError("--update accepts what is here: leave --exact, --complete, --against out")
+    if options.against and not options.against.is_dir():
+        raise UserError(f"--against {options.against}: there is no such folder")
     reference = Store(options.against) if options.against else checks.reference_store()
     everything = reference.all()
     references = [r for r in everything if r.scale == "smoke" or _counted(r)]
     plans = smoke_plans(names, references, device=options.device)
     tolerances = checks.load_tolerances()
     specs = unique([spec for plan in plans for spec in plan.runs()])
-    if names:
-        references = _references_of(specs, references, everything)
+    if names or options.update:
+        references = _references_of(specs, references, everything, named=bool(names))
     if not references and not options.update:
         raise UserError(
             f"no reference records in {reference.root}; make them with "
@@ -86,10 +90,11 @@ def check_report(
         )
     if options.fresh:
         set_aside(specs, store)
+    failures: list[str] = []
     if not options.no_run:
         for plan in plans:
             announce(plan, store)
-        run(specs, store, data_root=None, device=options.device)
+        failures = run(specs, store, data_root=None, device=options.device)
     loaded = {spec.id: store.load(spec.id) for spec in specs}
     records = {id: record for id, record in loaded.items() if record is not None}
     if options.update:
@@ -118,10 +123,14 @@ def check_report(
         out.print_json(json.dumps([asdict(finding) for finding in findings]))
     else:
         _print_findings(findings, out)
-    moved = [f"{f.run}: {f.number} {_moved(f)}" for f in findings if not f.ok]
-    if moved:
-        more = f"; and {len(moved) - 4} more" if len(moved) > 4 else ""
-        raise CheckFailed(f"{len(moved)} moved: {'; '.join(moved[:4])}{more}")
+    bad = [f for f in findings if not f.ok]
+    if bad or failures:
+        lines = [*failures, *(f"{f.run}: {f.number} {_moved(f)}" for f in bad)]
+        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
+        missing, failed = sum(f.missing for f in bad), len(failures)
+        counts = {"failed": failed, "missing": missing, "moved": len(bad) - missing}
+        said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        raise CheckFailed(f"{said}: {'; '.join(lines[:4])}{more}")
 
 
 def _counted(record: Record) -> bool:
@@ -131,15 +140,24 @@ def _counted(record: Record) -> bool:
 
 
 def _references_of(
-    specs: Sequence[RunSpec], references: Sequence[Record], everything: Sequence[Record]
+    specs: Sequence[RunSpec],
+    references: Sequence[Record],
+    everything: Sequence[Record],
+    *,
+    named: bool,
 ) -> list[Record]:
-    """The references of these runs, and not what another table asks for today."""
+    """The references of these runs, and not what another table asks for today.
+
+    Where no table was named also those that no table asks for.
+    """
     hashes = checks.any_precision(references, everything)
     here = {spec.any_precision for spec in specs}
     names = {checks.run_name(spec.id) for spec in specs}
     plans = [make_plan(table, Options(rows="all", columns="all")) for table in readable_tables()]
     elsewhere = {spec.any_precision for plan in plans for spec in plan.runs()} - here
-    alike = [r for r in references if hashes[r.id] in here or checks.run_name(r.id) in names]
+    alike = [
+        r for r in references if not named or hashes[r.id] in here or checks.run_name(r.id) in names
+    ]
     return [reference for reference in alike if hashes[reference.id] not in elsewhere]
 
 
@@ -176,10 +194,11 @@ def _print_findings(findings: Sequence[checks.Finding], out: Console) -> None:
         if f.ok and (f.missing or not f.note):
             continue
         what = f"{f.number} {_moved(f)}" + (f" ({f.note})" if f.note and f.reference else "")
-        mark = Text("ok   " if f.ok else "moved", style="green" if f.ok else "red")
+        word = "ok     " if f.ok else "missing" if f.missing else "moved  "
+        mark = Text(word, style="green" if f.ok else "red")
         out.print(Text.assemble(mark, f"  {f.run}: {what}"), soft_wrap=True)
     compared = [f for f in findings if f.number != "status"]
-    runs, bad = len({f.run for f in compared}), sum(not f.ok for f in findings)
+    runs, bad = len({f.run for f in compared}), sum(not (f.ok or f.missing) for f in findings)
     out.print(f"{len(compared)} numbers of {runs} runs compared with the reference, {bad} moved")
     for note in dict.fromkeys(f.note for f in findings if f.missing):
         names = [f.run for f in findings if f.missing and f.note == note]

@@ -87,7 +87,15 @@ def check_cell(cell: Cell, *, where: str) -> None:
     if missing := [key for key in NEEDS if key not in fill]:
         raise UserError(f"{where}: its fill has no '{missing[0]}'")
     _check_settings(fill["rule"], fill.get("set", {}), where=where)
-    metrics = KINDS.get(fill["evaluation"]).metrics
+    kind, rule = KINDS.get(fill["evaluation"]), fill["rule"]
+    if missing := [key for key in kind.needs if key not in fill]:
+        raise UserError(f"{where}: evaluation '{kind.name}' needs '{missing[0]}' in its fill")
+    if rule == UNTRAINED and not kind.takes_untrained:
+        raise UserError(f"{where}: evaluation '{kind.name}' trains, and rule '{rule}' does not")
+    if kind.learns and rule != UNTRAINED and RULES.entry(rule).learns != kind.learns:
+        other = RULES.entry(rule).learns
+        raise UserError(f"{where}: rule '{rule}' learns from {other}, '{kind.name}' {kind.learns}")
+    metrics = kind.metrics
     with errors_at(where):
         metric = cell.metric
     if not any(fnmatchcase(metric, pattern) for pattern in metrics):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from locbench.recipes.schema import SECTIONS
 
 FIRST_FORMS = tuple(forms[0] for forms in SECTIONS.values())
+FIRST_OF = {form: forms[0] for forms in SECTIONS.values() for form in forms}
 
 
 def differing(section: Any) -> dict[str, Any]:
@@ -33,6 +34,20 @@ def differing(section: Any) -> dict[str, Any]:
     return values
 
 
+def differing_keys(section: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """Of these keys alone the values that are not the defaults of the section's first form.
+
+    What reads no other key of a section does the same under any form that gives it these values.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(FIRST_OF[type(section)])}
+    values = {key: getattr(section, key) for key in keys if hasattr(section, key)}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+        if value != defaults.get(key)
+    }
+
+
 def identity_hash(identity: Mapping[str, Any]) -> str:
     """sha256 (hex) of canonical JSON: sorted keys, no spaces, UTF-8, finite numbers only."""
     text = json.dumps(
@@ -49,7 +64,7 @@ def hash_of_any_precision(identity: Mapping[str, Any], parent: tuple[str, str] |
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: plain(inner) for key, inner in value.items() if key != "precision"}
+            return {key: plain(inner) for key, inner in value.items()}
         return parent[1] if parent is not None and value == parent[0] else value
 
-    return identity_hash(plain(identity))
+    return identity_hash(plain({k: v for k, v in identity.items() if k != "precision"}))

@@ -210,7 +210,14 @@ def compare_exactly(reference: Record, fresh: Record) -> list[Finding]:
     old, new = _leaves(reference), _leaves(fresh)
     keys = dict.fromkeys([*old, *new])
     return [
-        Finding(name, key, old.get(key), new.get(key), old.get(key) == new.get(key), "")
+        Finding(
+            name,
+            key,
+            old.get(key),
+            new.get(key),
+            key in old and key in new and old[key] == new[key],
+            "",
+        )
         for key in keys
     ]
 
@@ -249,6 +256,12 @@ def update(
         raise UserError(
             f"{len(lacking)} of {len(runs)} runs are not done ({lacking[0]}, ...): nothing was "
             "changed; run `locbench check --update` without --no-run"
+        )
+    gone = {old.id for old in references} - set(runs)
+    if orphans := [r for r in store.all() if r.parent in gone and r.id not in gone | set(runs)]:
+        raise UserError(
+            f"{len(orphans)} references read a run that would go, such as {orphans[0].id}: nothing "
+            "was changed; name the tables that they are of as well"
         )
     for old in references:
         if old != fresh.get(old.id):

@@ -141,6 +141,8 @@ def execute(spec: RunSpec, context: Context) -> Record:
         record = _new_record(spec, context, device)
         store.save(record)
         store.tidy(record)
+        if spec.of.trains:  # before it is built: what fails there is looked for in it
+            RULES.entry(spec.rule).keep(store.folder(spec.id))
         try:
             with _status(record, spec, context):
                 _run(spec, context, record, device)

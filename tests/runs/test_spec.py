@@ -100,8 +100,10 @@ def test_a_detectors_id_is_of_its_protocol_its_encoder_and_the_normalisation():
         decides |= section == "augmentation" and name in ("mean", "std")
         assert (theirs not in seen) == decides, (section, name)
         seen.add(theirs)
-    drawn = dataclasses.replace(base, detection=Detection(splits=3))
+    drawn = dataclasses.replace(base, detection=Detection(splits=3, train_images=5))
     assert len({mine, *ids(drawn)}) == 4
+    whole = dataclasses.replace(base, detection=Detection(splits=3))
+    assert {*ids(whole)} == {mine}, "of all images every split is the same run"
     parents = [
         pretraining_spec(base, "loco", "resnet50", seed=1, data={**DATA, "checksum": c})
         for c in "ab"
@@ -224,3 +226,18 @@ def test_what_is_not_registered_is_no_run():
         spec(rule="locco")
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
         spec(network="resnet")
+
+
+def test_what_a_kind_reads_of_a_section_decides_under_whatever_form_it_is_said():
+    """The forms of [augmentation] have other defaults: their names alone are not enough."""
+    forms = ("simclr", "crop", "resized crop")
+    recipes = [load_recipe("loco/imagenet", "smoke", {"augmentation.name": name}) for name in forms]
+    pixels = {r.augmentation.interpolation: pixels_spec(r, DATA).id for r in recipes}
+    assert len(pixels) == len(set(pixels.values())) == 2
+    whole = [dataclasses.replace(r, detection=Detection()) for r in recipes]
+    ids = {}
+    for r in whole:
+        [made] = detector_specs(r, UNTRAINED, "resnet50", seed=1, data=DATA)
+        ids.setdefault((r.augmentation.mean, r.augmentation.std), set()).add(made.id)
+    assert all(len(found) == 1 for found in ids.values())
+    assert len(set.union(*ids.values())) == len(ids) == 2

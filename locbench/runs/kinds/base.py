@@ -44,6 +44,9 @@ class Kind(ABC):
     scaled: ClassVar[bool] = True  # whether it has smaller budgets; else it is always the paper's
     exact: ClassVar[bool] = False  # whether print is met to its last digit
     repeatable: ClassVar[bool] = True  # whether another machine measures the same
+    takes_untrained: ClassVar[bool] = False  # whether initial weights may stand in a rule's place
+    learns: ClassVar[str] = ""  # what its rules have to learn from, where that is not free
+    needs: ClassVar[tuple[str, ...]] = ()  # what a fill has to say besides
     uses_data: ClassVar[bool] = True
     has_baselines: ClassVar[bool] = False  # whether untrained weights and pixels stand beside it
     trains: ClassVar[bool] = False  # whether it leaves an encoder that others read

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from locbench.errors import UserError
 from locbench.evaluation.cost.case import Case
 from locbench.plugins.entry import UNTRAINED
 from locbench.plugins.registry import NETWORKS, RULES
@@ -34,6 +35,7 @@ class Count(Kind):
         *("encoder_flops (*)", "flops (*)", "flops_share (*) of *", "memory_share of *"),
         *("encoder_parameters", "auxiliary_parameters"),
     )
+    takes_untrained = True
     seeded = False
     scaled = False
     exact = True
@@ -43,7 +45,11 @@ class Count(Kind):
     def plan(
         cls, fill: dict[str, Any], recipe: Recipe, *, seed: int, planner: Planner
     ) -> list[RunSpec]:
-        classes = recipe.data.classes or PUBLISHED_DATA[recipe.data.name]["classes"]
+        classes = recipe.data.classes or PUBLISHED_DATA.get(recipe.data.name, {}).get("classes")
+        if not classes:
+            raise UserError(
+                f"how many classes '{recipe.data.name}' has is not known here: set data.classes"
+            )
         network, over = fill["network"], None
         if "over" in fill:
             rival = fill["over"]["rule"]

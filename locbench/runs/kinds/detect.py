@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from locbench.evaluation.downstream.size import added_parameters
 from locbench.plugins.entry import UNTRAINED
-from locbench.recipes.identity import differing
+from locbench.recipes.identity import differing, differing_keys
 from locbench.recipes.schema import Detection
 from locbench.runs.estimate import RECORD_BYTES, Estimate, Size, by_likeness
 from locbench.runs.kinds.base import (
@@ -46,6 +46,8 @@ class Detect(Kind):
         for size in ("", "_50", "_75", "_small", "_medium", "_large")
     )
     shared = True
+    takes_untrained = True
+    needs = ("downstream",)
     memory_keys = "detection.batch or detection.samples"
 
     @classmethod
@@ -66,7 +68,6 @@ class Detect(Kind):
 
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
-        view = differing(spec.recipe.augmentation)
         idle = ("data", *spec.recipe.detection.idle())  # the data are known by their content
         detector = differing(spec.recipe.detection)
         return {
@@ -74,7 +75,7 @@ class Detect(Kind):
             "network": network_identity(spec),
             "encoder": encoder_identity(spec),
             "detector": {key: value for key, value in detector.items() if key not in idle},
-            "view": {key: value for key, value in view.items() if key in ("mean", "std")},
+            "view": differing_keys(spec.recipe.augmentation, ("mean", "std")),
         }
 
     @classmethod
@@ -162,13 +163,13 @@ class Detect(Kind):
 
     def note(self, record: Record) -> None:
         if (detector := getattr(self, "detector", None)) is not None:
+            record.tags |= detector.tags()
             record.curves = detector.watch.losses  # other lists after going on from a checkpoint
 
     def finish(self, record: Record) -> None:
         from locbench.training.checkpoints import save_encoder
 
         spec, detector = self.spec, self.detector
-        record.tags |= detector.tags()
         self.set_metrics(record, self.scores)
         trained, steps = detector.watch.elapsed, detector.runner.max_iters
         record.cost["wall_time_s"] = round(trained + self.test_s, 2)
@@ -190,7 +191,8 @@ def protocol_words(spec: RunSpec) -> list[str]:
     detection = spec.recipe.detection
     words = [word for word in (spec.recipe.downstream, spec.data["name"]) if word]
     words += ["frozen"] if detection.frozen == "all" else []
-    words += [f"split{detection.split + 1}"] if detection.splits > 1 else []
+    drawn = detection.splits > 1 and detection.train_images  # else all splits are one run
+    words += [f"split{detection.split + 1}"] if drawn else []
     return list(dict.fromkeys(words))
 
 

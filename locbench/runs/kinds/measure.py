@@ -33,6 +33,7 @@ class Measure(Count):
         *("saved_gigabytes", "allocated_share"),
     )
     exact = False
+    takes_untrained = False
     repeatable = False
     apart = True
 

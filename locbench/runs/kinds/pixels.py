@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from locbench.errors import UserError
 from locbench.plugins.entry import PIXELS
-from locbench.recipes.identity import differing
+from locbench.recipes.identity import differing_keys
 from locbench.runs.kinds.base import Kind, Tell, data_identity
 from locbench.runs.spec import RunSpec
 
@@ -35,8 +35,7 @@ class Pixels(Kind):
 
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
-        view = differing(spec.recipe.augmentation)
-        view = {key: value for key, value in view.items() if key == "interpolation"}
+        view = differing_keys(spec.recipe.augmentation, ("interpolation",))
         return {"data": data_identity(spec), "view": view}
 
     @classmethod

@@ -95,7 +95,6 @@ class Pretrain(Kind):
         from locbench.units import trainable
 
         trainer, training = self.trainer, self.spec.recipe.training
-        RULES.entry(self.spec.rule).keep(self.folder)
         if training.accumulate > 1:
             record.tags["accumulate"] = training.accumulate
         record.tags["precision"] = "bfloat16" if trainer.precision else "float32"
@@ -119,8 +118,9 @@ class Pretrain(Kind):
         record.curves = self.trainer.curves  # another object after going on from a checkpoint
 
     def weights(self) -> dict[str, Any]:
-        """What is left of the network: its encoder."""
-        return self.trainer.network.encoder_state_dict()
+        """What is left of the network: its encoder, and its classifier where that was trained."""
+        network = self.trainer.network
+        return network.state_dict() if self.trainer.classifies else network.encoder_state_dict()
 
     def finish(self, record: Record) -> None:
         from locbench.training.checkpoints import save_encoder
@@ -138,6 +138,18 @@ class Pretrain(Kind):
         record.cost["images_per_s"] = round(images / trainer.elapsed, 1)
         record.cost["steps"] = trainer.total
         record.cost["activation_bytes"] = trainer.activation_bytes
+        if trainer.classifies:
+            self._add_accuracy(record)
+
+    def _add_accuracy(self, record: Record) -> None:
+        """Test accuracy of the classifier, last and best, and per block at the end."""
+        for key in ("top1", "top5"):
+            curve = self.trainer.curves["test"][key]
+            record.metrics[key] = {"last": curve[-1], "best": max(curve)}
+        for block, top1 in self.trainer.by_block.items():
+            stage = self.trainer.network.stage_of(block) + 1
+            record.per_block[str(block)] = {"stage": stage, "top1": top1}
+        record.tags["decoder"] = record.units[0]["auxiliary"]
 
 
 def encoder_size(network: Network, spec: RunSpec) -> dict[str, int]:

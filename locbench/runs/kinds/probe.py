@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from locbench.plugins.entry import UNTRAINED
-from locbench.recipes.identity import differing, identity_hash
+from locbench.recipes.identity import differing, differing_keys, identity_hash
 from locbench.runs.kinds.base import (
     Kind,
     Tell,
@@ -32,6 +32,7 @@ class Probe(Kind):
     metrics = ("top1", "top5")
     shared = True
     has_baselines = True
+    takes_untrained = True
 
     @classmethod
     def plan(
@@ -44,9 +45,9 @@ class Probe(Kind):
 
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
-        view = differing(spec.recipe.augmentation)
-        if spec.recipe.gives == "views":
-            view = {key: value for key, value in view.items() if key in VIEW}
+        augmentation = spec.recipe.augmentation
+        views = spec.recipe.gives == "views"
+        view = differing_keys(augmentation, VIEW) if views else differing(augmentation)
         return {
             "data": data_identity(spec),
             "network": network_identity(spec),

@@ -20,6 +20,7 @@ class Trace(Count):
 
     name = "trace"
     version = 4
+    takes_untrained = False
     exact = False
     metrics = ("saved_gigabytes", "predicted_gigabytes", "memory_saving", "memory_reduction")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from locbench.errors import UserError
 from locbench.runs.kinds.pretrain import Pretrain
@@ -18,6 +18,7 @@ class Train(Pretrain):
     name = "train"
     metrics = (*Pretrain.metrics, "top1", "top5")
     fills = True
+    learns = "label"
     views = 1
 
     @classmethod
@@ -40,18 +41,3 @@ class Train(Pretrain):
                 f"rule '{self.spec.rule}' learns from labels and leaves the network's classifier, "
                 "network.head, as it was: no unit's objective has it, so there is nothing to test"
             )
-
-    def weights(self) -> dict[str, Any]:
-        """The encoder and the trained classifier; a probe does without that."""
-        return self.trainer.network.state_dict()
-
-    def finish(self, record: Record) -> None:
-        super().finish(record)
-        trainer = self.trainer
-        for key in ("top1", "top5"):
-            curve = trainer.curves["test"][key]
-            record.metrics[key] = {"last": curve[-1], "best": max(curve)}
-        for block, top1 in trainer.by_block.items():
-            stage = trainer.network.stage_of(block) + 1
-            record.per_block[str(block)] = {"stage": stage, "top1": top1}
-        record.tags["decoder"] = record.units[0]["auxiliary"]
