@@ -33,7 +33,7 @@ def all_gather(tensor: Tensor) -> Tensor:
     """The tensors of all processes, of one shape, one after the other: [processes, ...]."""
     tensors = tensor.new_empty((world_size(), *tensor.shape))
     with connected():
-        dist.all_gather_into_tensor(tensors.view(-1), tensor.contiguous().view(-1))
+        dist.all_gather(list(tensors), tensor.contiguous())
     return tensors
 
 
