@@ -60,6 +60,7 @@ def test_the_recipe_is_that_of_the_tables(capsys):
     assert row["recipe"] == "loco/imagenet"  # no table has it
 
 
+@pytest.mark.full
 def test_all_rules_and_their_rival_have_one_batch(capsys):
     rows = of(capsys, "vgg13", "--rule=bp", "--rule=predsim", "--scale=paper")
     assert [row["batch"] for row in rows] == [256, 256]

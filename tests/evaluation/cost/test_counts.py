@@ -65,6 +65,7 @@ def test_shares_of_presnet_50():
     assert memory == pytest.approx([15.46, 10.96, 19.48, 17.31, 19.48, 17.31], abs=5e-3)
 
 
+@pytest.mark.full
 def test_one_channel_more_in_one_auxiliary_block_fails_the_check(tmp_path, monkeypatch, capsys):
     build, width, more = Auxiliary.build, Auxiliary._width, [0]
 
