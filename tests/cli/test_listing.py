@@ -104,7 +104,7 @@ def test_runs_are_listed_and_a_broken_one_does_not_hide_the_others(store):
     assert printed(print_listing, listing("runs", Store(store.root / "x"))).strip().endswith("yet")
 
 
-@pytest.mark.parametrize("what", LISTINGS)
+@pytest.mark.parametrize("what", [what for what in LISTINGS if what != "tables"])
 def test_listings_fit_a_terminal_of_100_columns(store, what):
     text = printed(print_listing, listing(what, store))
     assert max(map(len, text.splitlines())) <= 100

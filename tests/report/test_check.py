@@ -373,6 +373,7 @@ def test_a_table_without_a_reference_is_checked_once_it_is_named(here, reference
     assert call(capsys, "check", "loco/table1", "--no-run")[0] == 0
 
 
+@pytest.mark.full
 def test_tables_that_share_runs_and_names_keep_their_references(here, reference, capsys, ran):
     """Selections of Table 5 differ from AugLocal's runs of Table 1 in their settings alone."""
     both = ("auglocal/table1", "auglocal/table5")

@@ -22,6 +22,7 @@ def of(capsys, *words: str) -> list[dict]:
     return json.loads(shown(capsys, *words, "--json"))
 
 
+@pytest.mark.full
 def test_what_auglocal_adds_to_backpropagation(capsys):
     bp, auglocal = of(capsys, "resnet32", "--rule=bp", "--rule=auglocal", "--depth=2")
     assert bp["recipe"] == "auglocal/cifar10" and (bp["batch"], bp["resolution"]) == (1024, 32)
@@ -51,6 +52,7 @@ def test_the_printed_table(capsys, monkeypatch):
     assert float(line.split()[-1].rstrip("x")) > 3
 
 
+@pytest.mark.full
 def test_the_recipe_is_that_of_the_tables(capsys):
     [row] = of(capsys, "resnet101", "--rule=bp")
     assert (row["recipe"], row["batch"]) == ("auglocal/imagenet", 512)
@@ -71,6 +73,7 @@ def test_all_rules_and_their_rival_have_one_batch(capsys):
     assert first.split() == both.split() and first.endswith("x")
 
 
+@pytest.mark.full
 def test_a_rule_of_ones_own(capsys, tmp_path, monkeypatch):
     """Also one whose objective does not say which part of it makes outputs."""
     monkeypatch.setattr(RULES, "entries", dict(RULES.entries))

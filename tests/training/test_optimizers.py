@@ -119,6 +119,7 @@ def test_lars_is_that_of_simclr_at_a_constant_rate(lr, weight_decay, dtype):
     assert len(race.apart()) == len(race.ours)
 
 
+@pytest.mark.full
 def test_weights_without_a_gradient_shrink_in_simclr_and_not_in_timm():
     # The first step of zero-initialised residual branches: |g| is wd * |w| there and 0 here.
     settings = Lars(lr=4.8)
@@ -139,6 +140,7 @@ def test_weights_without_a_gradient_shrink_in_simclr_and_not_in_timm():
     assert max(apart.values()) < 1.05 * total
 
 
+@pytest.mark.full
 def test_under_a_schedule_timm_weights_old_gradients_with_the_present_rate():
     settings = Lars(lr=1.2)
     rates = [warmup_cosine(step, total=STEPS, warmup=5, base=settings.lr) for step in range(STEPS)]

@@ -129,6 +129,7 @@ def test_stopped_while_a_checkpoint_is_written(place, tmp_path, monkeypatch):
     assert same(resumed(path, "loco"), unbroken("loco"))
 
 
+@pytest.mark.full
 def test_windows_of_several_steps_are_read_alike(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "WINDOWS", 3)
     recipe = tiny_recipe(lr=0.2)
@@ -141,6 +142,7 @@ def test_windows_of_several_steps_are_read_alike(tmp_path, monkeypatch):
     assert same(resumed(path, "loco", recipe=recipe), expected)
 
 
+@pytest.mark.full
 def test_in_bf16(tmp_path):
     recipe, path = tiny_recipe("bf16", schedule=Schedule(2, warmup_epochs=0.5)), tmp_path / "it.pt"
     with pytest.raises(Killed):
