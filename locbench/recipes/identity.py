@@ -17,11 +17,10 @@ FIRST_OF = {form: forms[0] for forms in SECTIONS.values() for form in forms}
 def differing(section: Any) -> dict[str, Any]:
     """The values of a recipe's section that are not its form's defaults, as JSON has them.
 
-    With the `name` of a form that is not the section's first, and with the form's version from 2
-    on: that goes up when the value of a default changes. A new key with a default that changes
-    nothing is not in it.
+    With the `name` of a form that is not the section's first, and with the version of the form's
+    defaults from 2 on: it goes up when the value of one changes. A new key with a default that
+    changes nothing is not in it.
     """
-    form = type(section)
     values = {
         field.name: list(value) if isinstance(value, tuple) else value
         for field in dataclasses.fields(section)
@@ -29,9 +28,7 @@ def differing(section: Any) -> dict[str, Any]:
     }
     if not isinstance(section, FIRST_FORMS):
         values["name"] = section.name
-    if form.VERSION > 1:
-        values["version"] = form.VERSION
-    return values
+    return values | _version_of_defaults(type(section))
 
 
 def differing_keys(section: Any, keys: Iterable[str]) -> dict[str, Any]:
@@ -39,13 +36,20 @@ def differing_keys(section: Any, keys: Iterable[str]) -> dict[str, Any]:
 
     What reads no other key of a section does the same under any form that gives it these values.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(FIRST_OF[type(section)])}
+    first = FIRST_OF[type(section)]
+    defaults = {field.name: field.default for field in dataclasses.fields(first)}
     values = {key: getattr(section, key) for key in keys if hasattr(section, key)}
-    return {
+    differing = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in values.items()
         if value != defaults.get(key)
     }
+    return differing | _version_of_defaults(first)
+
+
+def _version_of_defaults(form: type) -> dict[str, int]:
+    # Not called `version`: sections stand beside the version of a network or a data set.
+    return {"defaults": form.VERSION} if form.VERSION > 1 else {}
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

@@ -91,14 +91,11 @@ def numbers(record: Record) -> dict[str, float | None]:
     """What can be compared of a record: its last metrics, its costs, each unit's parameters."""
     metrics = {name: values["last"] for name, values in record.metrics.items()}
     costs = {k: v for k, v in record.cost.items() if isinstance(v, int | float)}
-    return (
-        metrics
-        | costs
-        | {
-            f"auxiliary_parameters of {unit['name']}": unit["auxiliary_parameters"]
-            for unit in record.units
-        }
-    )
+    auxiliary = {
+        f"auxiliary_parameters of {unit['name']}": unit["auxiliary_parameters"]
+        for unit in record.units
+    }
+    return metrics | costs | auxiliary
 
 
 def successors(references: Mapping[str, str], runs: Mapping[str, str]) -> dict[str, str]:
@@ -107,13 +104,14 @@ def successors(references: Mapping[str, str], runs: Mapping[str, str]) -> dict[s
     Both are hashes by id that runs share over precisions. A run in another precision is like it,
     and then the one with its name but for the hash. Where several are, none is taken.
     """
+    names, names_today = ({id: run_name(id) for id in ids} for ids in (references, runs))
     pairs = {id: id for id in references if id in runs}
-    for key in (lambda id, hashes: hashes[id], lambda id, hashes: run_name(id)):
-        left = {id: key(id, references) for id in references if id not in pairs}
-        free = {id: key(id, runs) for id in runs if id not in pairs.values()}
+    for keys, keys_today in ((references, runs), (names, names_today)):
+        left = {id: key for id, key in keys.items() if id not in pairs}
+        free = {id: key for id, key in keys_today.items() if id not in pairs.values()}
         old, new = Counter(left.values()), Counter(free.values())
-        by_key = {alike: id for id, alike in free.items()}
-        pairs |= {id: by_key[k] for id, k in left.items() if old[k] == 1 == new[k]}
+        by_key = {key: id for id, key in free.items()}
+        pairs |= {id: by_key[key] for id, key in left.items() if old[key] == 1 == new[key]}
     return pairs
 
 
@@ -208,17 +206,10 @@ def compare_exactly(reference: Record, fresh: Record) -> list[Finding]:
     if fresh.status != "done":
         return [_status(name, _ended(fresh), ok=False)]
     old, new = _leaves(reference), _leaves(fresh)
-    keys = dict.fromkeys([*old, *new])
+    gone = object()  # a number that became null is not one that is gone
     return [
-        Finding(
-            name,
-            key,
-            old.get(key),
-            new.get(key),
-            key in old and key in new and old[key] == new[key],
-            "",
-        )
-        for key in keys
+        Finding(name, key, old.get(key), new.get(key), old.get(key, gone) == new.get(key, gone), "")
+        for key in dict.fromkeys([*old, *new])
     ]
 
 

@@ -9,7 +9,7 @@ from locbench.paths import runs_dir
 from locbench.published.load import load_table, resolve_name
 from locbench.report.filled import FilledTable, fill_table
 from locbench.runs.context import Context
-from locbench.runs.executor import Silence, carry_out, failure
+from locbench.runs.executor import Watch, carry_out, failure
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
@@ -49,7 +49,7 @@ def table(
     plan = make_plan(load_table(resolve_name(name, paper)), Options(device=device, **options))
     store = Store(runs or runs_dir())
     if run:
-        failures = carry_out(plan.runs(), Context(store, device, plan.options.data_root), Silence())
+        failures = carry_out(plan.runs(), Context(store, device, plan.options.data_root), Watch())
         if failures:
             raise failure(failures)
     return frame(fill_table(plan, store))

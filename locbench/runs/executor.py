@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from locbench.distributed import group as processes
 from locbench.environment import environment
@@ -28,31 +28,18 @@ if TYPE_CHECKING:
 NOTE_EVERY_S = 20.0
 
 
-class Watch(Protocol):
-    """Who is told of runs as they begin and end; see `locbench.cli.progress`."""
+class Watch:
+    """Who is told of runs as they begin and end. This one says nothing."""
 
     def start(self, spec: RunSpec) -> Progress:
-        """A run begins."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Data is drawn or decoded."""
-
-    def done(self, spec: RunSpec, record: Record) -> None:
-        """A run has ended."""
-
-
-class Silence:
-    """A watch that says nothing."""
-
-    def start(self, spec: RunSpec) -> Progress:
-        """Takes no notice."""
+        """A run begins; what is returned takes steps done, steps in all, and current figures."""
         return lambda done, total, figures: None
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """Takes no notice."""
+        """Data is drawn, read or decoded."""
 
     def done(self, spec: RunSpec, record: Record) -> None:
-        """Takes no notice."""
+        """A run has ended."""
 
 
 def to_run(specs: Sequence[RunSpec], store: Store) -> list[RunSpec]:
@@ -246,7 +233,7 @@ def _noting(run: Kind, record: Record) -> Tell:
 
 
 def _new_record(spec: RunSpec, context: Context, device: torch.device) -> Record:
-    """A record with status `running`, of the date when the run was first missing."""
+    """A record with status `running`; a run that goes on keeps the date when it was first begun."""
     import torch
 
     before, recipe = context.store.load(spec.id), spec.recipe.as_dict()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from locbench.plugins.registry import KINDS, RULES
-from locbench.recipes.identity import differing
+from locbench.recipes.identity import differing, differing_keys
 from locbench.recipes.schema import SECTIONS
 
 FORMS = {form.__name__: form for forms in SECTIONS.values() for form in forms}
@@ -52,7 +52,10 @@ def test_only_what_differs_is_in_an_identity():
 
 def test_a_raised_version_is_in_an_identity(monkeypatch):
     monkeypatch.setattr(FORMS["Lars"], "VERSION", 2)
-    assert differing(FORMS["Lars"]()) == {"version": 2}
+    assert differing(FORMS["Lars"]()) == {"defaults": 2}
+    monkeypatch.setattr(FORMS["Augmentation"], "VERSION", 3)
+    for form in ("Augmentation", "Crop"):  # the values of any form are told from the first's
+        assert differing_keys(FORMS[form](), ("mean",))["defaults"] == 3
 
 
 @pytest.mark.parametrize("name", KINDS.names())

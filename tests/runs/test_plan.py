@@ -15,7 +15,7 @@ from locbench.report.filled import claim_values, fill_table
 from locbench.report.frame import frame
 from locbench.runs import plan as reproduce
 from locbench.runs.context import Context
-from locbench.runs.executor import Silence, carry_out, failure
+from locbench.runs.executor import Watch, carry_out, failure
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
@@ -294,7 +294,7 @@ def test_finished_runs_are_not_run_again(store, monkeypatch):
     plan = plan_of()
     fill(plan.runs(), store)
     monkeypatch.setattr("locbench.runs.executor._run", lambda *_: pytest.fail("was run again"))
-    assert carry_out(plan.runs(), Context(store), Silence()) == []
+    assert carry_out(plan.runs(), Context(store), Watch()) == []
 
 
 def test_a_failed_run_ends_only_what_depends_on_it(store, monkeypatch):
@@ -310,7 +310,7 @@ def test_a_failed_run_ends_only_what_depends_on_it(store, monkeypatch):
         return made
 
     monkeypatch.setattr("locbench.runs.executor.execute", execute)
-    failures = carry_out(plan.runs(), Context(store), Silence())
+    failures = carry_out(plan.runs(), Context(store), Watch())
     assert failures == [f"{lost.id}: the loss was not finite"]
     children = {s.id for s in plan.runs() if s.parent is not None and s.parent.id == lost.id}
     assert set(store.ids()) == {s.id for s in plan.runs()} - children - {lost.id}
@@ -323,7 +323,7 @@ def test_a_mistake_of_the_user_ends_all(store, monkeypatch):
 
     monkeypatch.setattr("locbench.runs.executor.execute", execute)
     with pytest.raises(UserError, match="no such device"):
-        carry_out(plan_of().runs(), Context(store), Silence())
+        carry_out(plan_of().runs(), Context(store), Watch())
 
 
 def test_many_failures_are_one_line():

@@ -11,7 +11,7 @@ from locbench.paths import runs_dir
 from locbench.published.load import load_table
 from locbench.runs import queue
 from locbench.runs.context import Context
-from locbench.runs.executor import Silence, carry_out
+from locbench.runs.executor import Watch, carry_out
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.queue import Queue
 from locbench.runs.store import Store
@@ -97,12 +97,12 @@ def test_a_plan_is_shared_and_what_the_other_did_is_used(store, specs, monkeypat
     monkeypatch.setattr(queue.time, "sleep", lambda seconds: store.save(record(specs[0])))
     seen = []
 
-    class Watch(Silence):
+    class Noting(Watch):
         def done(self, spec, record):
             seen.append(spec.id)
 
     with alone(store.lock(specs[0].id), "at it"):
-        lines = carry_out(specs, Context(store), Watch())
+        lines = carry_out(specs, Context(store), Noting())
     ids = [spec.id for spec in specs]
     assert lines == [] and sorted(seen) == sorted(ids)
     assert ids[0] not in mine, "the other process did it"

@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 
 Tell = Callable[[int, int, dict[str, float]], None]  # steps done, steps in all, current figures
 # How settings that are numbers are written in a run's name, as in the papers.
-LETTERS = {"depth": "d", "multiplier": "m", "decay": "r", "unit_stages": "stages"}
-LETTERS |= {"shared_blocks": "shared", "penalty": "l2_", "decoder_blocks": "conv"}
-LETTERS |= {"mlp_layers": "mlp"}
+LETTERS = {
+    "depth": "d",
+    "multiplier": "m",
+    "decay": "r",
+    "unit_stages": "stages",
+    "shared_blocks": "shared",
+    "penalty": "l2_",
+    "decoder_blocks": "conv",
+    "mlp_layers": "mlp",
+}
 
 
 class Kind(ABC):

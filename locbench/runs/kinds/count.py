@@ -10,7 +10,7 @@ from locbench.evaluation.cost.case import Case
 from locbench.plugins.entry import UNTRAINED
 from locbench.plugins.registry import NETWORKS, RULES
 from locbench.published.datasets import PUBLISHED_DATA
-from locbench.recipes.identity import differing
+from locbench.recipes.identity import differing_keys
 from locbench.rules import check_settings, known_to
 from locbench.runs.estimate import RECORD_BYTES, Estimate, Size
 from locbench.runs.kinds.base import Kind, Tell, network_identity, rule_identity
@@ -86,7 +86,7 @@ class Count(Kind):
 
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
-        resolution = {k: v for k, v in differing(spec.recipe.data).items() if k == "resolution"}
+        resolution = differing_keys(spec.recipe.data, ("resolution",))
         return {
             "data": {"classes": spec.data["classes"], **resolution},
             "network": network_identity(spec),
