@@ -105,13 +105,14 @@ def folder_digests(
     *,
     label: str = "",
     notes: dict[str, Any] | None = None,
-    verify: Callable[[int], None] | None = None,
+    verify: Callable[[int, bytes], None] | None = None,
     progress: Progress | None = None,
 ) -> list[bytes]:
     """sha256 of each of these files in a folder; those remembered with their stamp are not read.
 
-    `verify` is called with the index of every file that is read, and raises where it is not as it
-    should be; `notes` are kept in the table. UserError for a file or a cache that does not work.
+    `verify` is called with the index and the bytes of every file that is read, and raises where
+    they are wrong; `notes` are kept in the table. UserError for a file or a cache that does not
+    work.
     """
     table = remembered(files.container, label=label)
     if table is not None and table.notes == (notes or {}) and table.files == files:
@@ -125,11 +126,11 @@ def folder_digests(
             rows = b"".join(digest or bytes(BYTES) for digest in digests)
             remember(Table(replace(files, numbers=trusted), rows, notes or {}), label=label)
 
-        def read(index: int, data: bytes | None) -> bytes:
-            digest = _sha256(files, index, data)
+        def read(index: int, _data: bytes | None) -> bytes:
+            content = _read(files, index)
             if verify is not None:
-                verify(index)
-            return digest
+                verify(index, content)
+            return hashlib.sha256(content).digest()
 
         now_ns, saved = time.time_ns(), time.monotonic()
         try:
@@ -211,9 +212,13 @@ def _rows(digests: bytes) -> list[bytes]:
     return [digests[start : start + BYTES] for start in range(0, len(digests), BYTES)]
 
 
-def _sha256(files: Files, index: int, data: bytes | None = None) -> bytes:
+def _sha256(files: Files, index: int, data: bytes | None) -> bytes:
+    return hashlib.sha256(_read(files, index) if data is None else data).digest()
+
+
+def _read(files: Files, index: int) -> bytes:
     try:
-        return hashlib.sha256(files.read(index) if data is None else data).digest()
+        return files.read(index)
     except OSError as error:
         raise UserError(
             f"{files.where(index)} cannot be read ({error.strerror}): copy it again"
