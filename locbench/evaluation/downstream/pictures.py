@@ -37,13 +37,13 @@ def draw(
         # mmdet's test pipeline leaves the ground truth in the file's pixels, as detections are.
         boxes = torch.as_tensor(getattr(truth.bboxes, "tensor", truth.bboxes))
         masks = torch.from_numpy(truth.masks.to_ndarray())
-        left = annotated(image, boxes, truth.labels, list(masks), classes)
+        left = annotated(image, boxes, truth.labels, masks, classes)
         boxes, labels, masks = (
             x[sure].cpu() for x in (detected.bboxes, detected.labels, detected.masks)
         )
-        halves = [left, annotated(image, boxes, labels, list(masks), classes)]
-        gap = torch.full((3, halves[0].shape[1], GAP), 255, dtype=torch.uint8)
-        whole = torch.cat((halves[0], gap, halves[1]), dim=2)
+        right = annotated(image, boxes, labels, masks, classes)
+        gap = torch.full((3, left.shape[1], GAP), 255, dtype=torch.uint8)
+        whole = torch.cat((left, gap, right), dim=2)
         try:
             Image.fromarray(whole.permute(1, 2, 0).numpy()).save(folder / f"{path.stem}.png")
         except OSError as error:
@@ -59,7 +59,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def annotated(
-    image: Tensor, boxes: Tensor, labels: Tensor, masks: Sequence[Tensor], classes: Sequence[str]
+    image: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor, classes: Sequence[str]
 ) -> Tensor:
     """uint8 [3, H, W] with masks, boxes and names, a colour for every class."""
     times = max(1, -(-SIDE // max(image.shape[1:])))
@@ -67,8 +67,8 @@ def annotated(
     if not len(labels):
         return image
     colors = [color(int(label)) for label in labels]
-    raised = torch.stack([m.repeat_interleave(times, 0).repeat_interleave(times, 1) for m in masks])
-    image = draw_segmentation_masks(image, raised.bool(), alpha=0.4, colors=colors)
+    masks = masks.bool().repeat_interleave(times, 1).repeat_interleave(times, 2)
+    image = draw_segmentation_masks(image, masks, alpha=0.4, colors=colors)
     names = [classes[int(label)] for label in labels]
     return draw_bounding_boxes(
         image, boxes * times, names, colors=colors, width=2, label_colors="black",
