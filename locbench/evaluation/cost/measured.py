@@ -64,9 +64,11 @@ def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
     return in_a_process(_measure, rules, case, over, device)
 
 
-def _measure(rules: dict[str, Entry], case: Case, over: Case | None, name: str) -> dict[str, float]:
+def _measure(
+    rules: dict[str, Entry], case: Case, over: Case | None, device_name: str
+) -> dict[str, float]:
     RULES.entries.update({name: rule for name, rule in rules.items() if rule.source})
-    device = pick_device(name)
+    device = pick_device(device_name)
     if device.type == "cuda" and device.index is None:  # a share of memory is of a GPU by number
         device = torch.device("cuda", torch.cuda.current_device())
     step = _Step(case, device)

@@ -49,7 +49,7 @@ def test_any_network_is_a_backbone(name: str) -> None:
     maps = BlockBackbone(network)(torch.randn(1, 3, 64, 64))
     assert [m.shape[1] for m in maps] == widths(network)
     sizes = [m.shape[2] for m in maps]
-    assert sizes == [network.sides()[tap] for tap in network.out_indices]
+    assert sizes == [network.sides()[index] for index in network.out_indices]
     for size, stride in zip(sizes, strides(network), strict=True):
         assert abs(size - 64 / stride) < 2 and isinstance(stride, int | float)
 

@@ -86,7 +86,7 @@ def test_norm_is_after_every_new_layer_but_the_proposals(name):
     ("network", "widths"),
     [("resnet50", [256, 512, 1024, 2048]), ("shufflenet_v2_50", [244, 488, 976, 1952])],
 )
-def test_the_pyramid_reads_the_taps(network, widths):
+def test_the_pyramid_reads_the_out_indices(network, widths):
     model = config_of("loco/coco", network).model
     assert model.neck.in_channels == widths
     assert model.roi_head.bbox_roi_extractor.featmap_strides == [4, 8, 16, 32]
