@@ -91,7 +91,7 @@ def _rules(store: Store) -> Listing:
         texts = {k: str(v).lower() if isinstance(v, bool) else v for k, v in r.settings.items()}
         settings = " ".join(f"{key}={text}" for key, text in texts.items())
         rows.append([r.name, r.version, r.learns, r.origin, r.summary, settings])
-    broken = [entry for entry in registry.RULES.offered.values() if entry.fault]
+    broken = [entry for entry in registry.RULES.installed.values() if entry.fault]
     rows += [[r.name, r.version, "", r.origin, f"cannot be used: {r.fault}", ""] for r in broken]
     return "Learning rules", ["name", "version", "learns from", "from", "what", "settings"], rows
 

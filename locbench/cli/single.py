@@ -10,7 +10,7 @@ from locbench.data.fingerprint import fingerprint
 from locbench.errors import UserError
 from locbench.plugins.entry import FILE
 from locbench.plugins.registry import KINDS, NETWORKS
-from locbench.plugins.rule_files import known_from
+from locbench.plugins.rule_files import restore_rule
 from locbench.recipes.load import load_recipe, with_overrides
 from locbench.recipes.recipe import Recipe
 from locbench.report.grid import columns, print_grid
@@ -48,7 +48,7 @@ def parent_of(run: str, store: Store) -> RunSpec:
         )
     if record.status != "done":
         raise UserError(f"{record.id} is {record.status}; finish it with the same pretrain command")
-    known_from(record.rule, store.folder(record.id))
+    restore_rule(record.rule, store.folder(record.id))
     parent = spec_of(record, str(store.path(record.id)))
     if parent.id != record.id:
         raise UserError(

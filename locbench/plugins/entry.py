@@ -78,7 +78,7 @@ class Entry:
         digest = f", {self.version:.19}" if self.source == "file" else ""
         return f"{self.name} (of {self.origin}{digest})"
 
-    def told(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What a record says of it besides its name."""
         return {"version": self.version, **({self.source: self.origin} if self.source else {})}
 

@@ -26,39 +26,38 @@ class Registry:
         self.entries = {entry.name: entry for entry in entries}
 
     @cached_property
-    def offered(self) -> dict[str, Entry]:
+    def installed(self) -> dict[str, Entry]:
         """The components of installed distributions, also broken ones."""
         return read_entry_points(self.group, reserved=self.entries) if self.group else {}
 
     @property
-    def known(self) -> dict[str, Entry]:
+    def usable(self) -> dict[str, Entry]:
         """All components that can be used, by name."""
-        usable = {name: entry for name, entry in self.offered.items() if not entry.fault}
-        return {**self.entries, **usable}
+        return self.entries | {k: entry for k, entry in self.installed.items() if not entry.fault}
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self.known.values())
+        return iter(self.usable.values())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.entries or name in self.known  # `entries` reads no entry point
+        return name in self.entries or name in self.usable  # `entries` reads no entry point
 
     def names(self) -> list[str]:
         """All known names, locbench's own first."""
-        return list(self.known)
+        return list(self.usable)
 
     def entry(self, name: str) -> Entry:
         """The entry of this name."""
         if name in self.entries:
             return self.entries[name]
-        if name not in self.offered:
-            raise UserError(f"unknown {self.kind} '{name}'{suggest(name, self.known)}")
-        if self.offered[name].fault:
-            raise UserError(self.offered[name].fault)
-        return self.offered[name]
+        if name not in self.installed:
+            raise UserError(f"unknown {self.kind} '{name}'{suggest(name, self.usable)}")
+        if self.installed[name].fault:
+            raise UserError(self.installed[name].fault)
+        return self.installed[name]
 
-    def brought(self, name: str) -> bool:
+    def is_external(self, name: str) -> bool:
         """Whether this name is of a component from outside locbench."""
-        return name in self.known and bool(self.known[name].source)
+        return name in self.usable and bool(self.usable[name].source)
 
     def get(self, name: str) -> Any:
         """The component of this name, imported on first use."""

@@ -32,7 +32,7 @@ def blamed(
     except UserError:
         raise
     except Exception as error:
-        entry = RULES.known.get(rule)
+        entry = RULES.usable.get(rule)
         if entry is None or not entry.source or unless(error) or not _had_part(entry, error):
             raise
         where = place(entry, error)

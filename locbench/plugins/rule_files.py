@@ -121,7 +121,7 @@ def rule_name(word: str) -> str:
     UserError for an unknown name, and for a file that holds no rule or would hide another.
     """
     if not word.endswith(SUFFIX):
-        if word not in RULES.known and (file := Path(word + SUFFIX)).is_file():
+        if word not in RULES.usable and (file := Path(word + SUFFIX)).is_file():
             raise UserError(f"unknown rule '{word}'; did you mean the file {file}?")
         return RULES.entry(word).name
     return _add(read_file(Path(word)))
@@ -139,7 +139,7 @@ def rule_names(rules: str | Sequence[str]) -> list[str]:
 
 
 def _add(entry: FileRule) -> str:
-    other = RULES.entries.get(entry.name) or RULES.offered.get(entry.name)
+    other = RULES.entries.get(entry.name) or RULES.installed.get(entry.name)
     if entry.name in RESERVED or (other is not None and other.source != "file"):
         owner = "locbench" if other is None else other.origin
         raise UserError(
@@ -149,7 +149,7 @@ def _add(entry: FileRule) -> str:
     return entry.name
 
 
-def known_from(rule: Mapping[str, Any], folder: Path) -> None:
+def restore_rule(rule: Mapping[str, Any], folder: Path) -> None:
     """Register the rule of a run again, from the copy of its file in the run's folder.
 
     `rule` is what the run's record says of it; rules that are not of files are left alone.

@@ -200,7 +200,7 @@ def _status(record: Record, spec: RunSpec, context: Context) -> Iterator[None]:
             record.status, record.error = "failed", "out of memory"
             raise _memory_full(spec, context) from error
         record.status, record.error = "failed", _one_line(error)
-        if isinstance(error, UserError) and RULES.brought(spec.rule):
+        if isinstance(error, UserError) and RULES.is_external(spec.rule):
             raise RunFailed(str(error)) from error  # its rows fail, and no others
         raise
 
@@ -256,7 +256,7 @@ def _new_record(spec: RunSpec, context: Context, device: torch.device) -> Record
         created=before.created if before is not None else timestamp(),
     )
     if spec.rule in RULES:
-        record.rule |= RULES.entry(spec.rule).told()
+        record.rule |= RULES.entry(spec.rule).provenance()
     if spec.network:
         record.network["version"] = NETWORKS.entry(spec.network).version
     return record

@@ -52,9 +52,9 @@ def installed(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.syspath_prepend(str(site))
-    vars(RULES).pop("offered", None)
+    vars(RULES).pop("installed", None)
     yield site
-    vars(RULES).pop("offered", None)
+    vars(RULES).pop("installed", None)
     for name in [name for name in sys.modules if name.split(".")[0] == "blocks"]:
         del sys.modules[name]
 
@@ -106,7 +106,7 @@ def test_one_that_cannot_be_imported_is_one_line(capsys, installed):
 
 def test_one_name_of_two_distributions_is_nobodys(capsys, installed):
     install(installed, "others", "0.1", "[locbench.rules]\nstagewise = blocks.syntax:rule\n")
-    vars(RULES).pop("offered", None)
+    vars(RULES).pop("installed", None)
     line = complaint(capsys, "audit", "stagewise", "resnet50")
     assert "blocks 1.2" in line and "others 0.1" in line
     (installed / "stagewise.py").write_text("def stagewise(network): 1")
@@ -125,7 +125,7 @@ def test_its_runs_are_of_the_version_of_its_distribution(capsys, installed, tmp_
     (installed / "blocks-1.2.dist-info").rename(installed / "blocks-1.3.dist-info")
     metadata = installed / "blocks-1.3.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("1.2", "1.3"))
-    vars(RULES).pop("offered", None)
+    vars(RULES).pop("installed", None)
     code, _, err = call(capsys, *pretrain)
     assert code == 0, err
     records = Store(runs_dir()).all()

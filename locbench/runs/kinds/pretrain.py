@@ -69,7 +69,7 @@ class Pretrain(Kind):
 
     @classmethod
     def check_early(cls, spec: RunSpec, context: Context) -> None:
-        if RULES.brought(spec.rule):
+        if RULES.is_external(spec.rule):
             RULES.get(spec.rule)  # of one from outside it is not known yet that it can be imported
 
     @classmethod
