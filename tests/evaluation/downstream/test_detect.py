@@ -55,13 +55,6 @@ def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "TELL_EVERY_S", -1.0)
 
 
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    made = detector(data, tmp_path_factory.mktemp("trained"))
-    made.fit()
-    return made
-
-
 @pytest.mark.usefixtures("saves_always")
 def test_a_stopped_run_ends_as_one_that_was_not_and_frozen_means_frozen(data, tmp_path):
     whole = detector(data, tmp_path / "whole", untrained=True)
@@ -116,7 +109,7 @@ def test_drawn_images_are_written_out(data, tmp_path):
     assert not (tmp_path / "run/mmengine").exists()
 
 
-def test_ap_of_made_up_predictions_is_pycocotools_own(data, trained, monkeypatch):
+def test_ap_of_made_up_predictions_is_pycocotools_own(data, tmp_path, monkeypatch):
     from mmengine.structures import InstanceData
 
     rng, results = np.random.default_rng(0), []
@@ -138,8 +131,9 @@ def test_ap_of_made_up_predictions_is_pycocotools_own(data, trained, monkeypatch
             results.append((sample.img_id, found))
         return samples
 
-    monkeypatch.setattr(trained.model, "val_step", val_step)
-    ours = trained.evaluate()
+    made = detector(data, tmp_path / "run")
+    monkeypatch.setattr(made.model, "val_step", val_step)
+    ours = made.evaluate()
     with contextlib.redirect_stdout(io.StringIO()):
         wanted = {kind: own_figures(data, results, kind) for kind in ("bbox", "segm")}
     names = ("", "_50", "_75", "_small", "_medium", "_large")
