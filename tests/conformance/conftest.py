@@ -22,15 +22,22 @@ CASES = [
     *((rule, OUTSIDE.name, {}) for rule, _ in HOMES),
     *((rule, home(rule), settings) for rule, settings in FORMS),
 ]
-# A run takes seconds: one rule on every family.
-RUNS = [*HOMES, *(("bp", network) for network in NETWORK_NAMES if ("bp", network) not in HOMES)]
+# One rule on every family.
+EACH = [*HOMES, *(("bp", network) for network in NETWORK_NAMES if ("bp", network) not in HOMES)]
+# A run takes seconds: most families are left to `-m full`. EfficientNet draws random numbers.
+QUICK = [*HOMES, ("bp", OUTSIDE.name), ("bp", "efficientnet_b0")]
+RUNS = [pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.full) for pair in EACH]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`rule`, `network` and `settings`: CASES; `rule` and `network`: RUNS; `network`: families."""
+    """`rule`, `network` and `settings`: CASES; `rule` and `network`: EACH; `network`: families.
+
+    Where a test has a run `finished`, RUNS.
+    """
     marked = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
     names = [name for name in ("rule", "network", "settings") if name in metafunc.fixturenames]
-    values = {1: NETWORK_NAMES, 2: RUNS, 3: CASES}.get(len(names))
+    pairs = RUNS if "finished" in metafunc.fixturenames else EACH
+    values = {1: NETWORK_NAMES, 2: pairs, 3: CASES}.get(len(names))
     if values and not any("network" in mark for mark in marked):
         metafunc.parametrize(
             names if len(names) > 1 else names[0], values, ids=form_name, scope="module"

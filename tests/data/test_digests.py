@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from image_sets import checksum, complaint, make_folder, pack, pixels, save
 
-from locbench.data import digests, load_data
+from locbench.data import digests, listing, load_data
 from locbench.data.files import Files
 from locbench.data.fingerprint import fingerprint
 
@@ -74,23 +74,29 @@ def test_same_names_and_sizes_with_other_bytes(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("settled_s", [2.0, 0.0])
-def test_changed_in_place(
-    tmp_path: Path, settled_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At once, or later; in both cases with the time of the file set back, so that ctime tells."""
-    monkeypatch.setattr(digests, "SETTLED_S", settled_s)
+def test_changed_in_place(tmp_path: Path, settled: None) -> None:
+    """With the time of the file set back, so that ctime tells."""
     root = write_bmps(tmp_path / "set", 0)
     path = root / "train" / "a" / "0.bmp"
     os.utime(path, (1e9, 1e9))
     before = checksum(root)
-    time.sleep(0 if settled_s else 0.05)  # more than the resolution of time stamps
+    time.sleep(0.05)  # more than the resolution of time stamps
     save(path, pixels(9))
     os.utime(path, (1e9, 1e9))
     assert checksum(root) != before
-    time.sleep(0 if settled_s else 0.05)
+    time.sleep(0.05)
     save(path, pixels(0))
     assert checksum(root) == before
+
+
+def test_changed_before_the_clock_moves_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stamp that is not settled is not trusted: here no change shows in it."""
+    later = time.time_ns() + 10**12
+    monkeypatch.setattr(listing, "stamp", lambda status: (status.st_size, later, later))
+    root = write_bmps(tmp_path / "set", 0)
+    before = checksum(root)
+    save(root / "train" / "a" / "0.bmp", pixels(9))
+    assert checksum(root) != before
 
 
 def test_second_look_reads_no_file(tmp_path: Path, settled: None, reads: list[str]) -> None:

@@ -32,7 +32,7 @@ def figures(recipe: str, network: str, classes: int, rule: str = "", **settings)
         ("predsim", {}, 0.2556, 0.2534),
         ("dgl", {}, 0.2618, 0.2589),
         ("infopro", {}, 0.3404, 0.3373),
-        ("auglocal", {"depth": 2}, 0.6290, 0.6239),
+        pytest.param("auglocal", {"depth": 2}, 0.6290, 0.6239, marks=pytest.mark.full),
         ("auglocal", {"depth": 6}, 1.1268, 1.1193),
     ],
 )

@@ -49,14 +49,9 @@ def same(a: dict, b: dict) -> list[str]:
     return [key for key in a if not torch.equal(a[key], b[key])]
 
 
-@pytest.fixture
-def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "SAVE_EVERY_S", -1.0)
-    monkeypatch.setattr(parts, "TELL_EVERY_S", -1.0)
-
-
-@pytest.mark.usefixtures("saves_always")
-def test_a_stopped_run_ends_as_one_that_was_not_and_frozen_means_frozen(data, tmp_path):
+def test_a_stopped_run_ends_as_one_that_was_not_and_frozen_means_frozen(
+    data, tmp_path, monkeypatch
+):
     whole = detector(data, tmp_path / "whole", untrained=True)
     backbone = copy.deepcopy(whole.model.backbone.state_dict())
     heads = copy.deepcopy(whole.model.roi_head.state_dict())
@@ -70,6 +65,8 @@ def test_a_stopped_run_ends_as_one_that_was_not_and_frozen_means_frozen(data, tm
         if done == 3:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(parts, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(parts, "TELL_EVERY_S", -1.0)
     part = detector(data, tmp_path / "part", tell=stop, untrained=True)
     with pytest.raises(KeyboardInterrupt):
         part.fit()
@@ -84,8 +81,9 @@ def test_a_stopped_run_ends_as_one_that_was_not_and_frozen_means_frozen(data, tm
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     made = detector(data, tmp_path / "run", {"detection.lr": 1e30, "detection.warmup": 0})
-    with pytest.raises(DetectorDiverged, match=r"lower detection\.lr"):
+    with pytest.raises(DetectorDiverged, match=r"loss was not finite; lower detection\.lr"):
         made.fit()
+    assert all(weight.isfinite().all() for weight in made.model.parameters()), "no step was taken"
 
 
 def test_an_image_that_does_not_decode_is_named(data, tmp_path):
