@@ -42,7 +42,6 @@ from dataclasses import dataclass
 from locbench.published.table import Published
 from locbench.runs.record import summarize
 
-NAMES = ("reproduced", "better", "worse", "inconclusive", "not comparable", "not run", "diverged")
 ALPHA = 0.05
 ASSUMED_N = 3
 SPREADS = 3.0  # published standard deviations that stand in for a tolerance
@@ -51,7 +50,11 @@ STANDARD_ERRORS = 2.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of NAMES, and the numbers or tags that decided it."""
+    """A name, and the numbers or tags that decided it.
+
+    Beside those that `judge` gives there are `unpublished`, `cited`, and none for what no number
+    is compared with.
+    """
 
     name: str
     detail: str
