@@ -85,16 +85,16 @@ class Claim:
         return list(dict.fromkeys(key for keys in self.comparisons for key in keys))
 
     def judge(
-        self, values: Mapping[Key, float], asked: Collection[Key] | None = None
+        self, values: Mapping[Key, float], cells: Collection[Key] | None = None
     ) -> ClaimResult:
         """Judge the claim on `values`: cell to number, in the unit of the cell's column.
 
         A missing or non-finite value leaves the claim open (None), whatever the others say. With
-        `asked`, only comparisons between those cells are judged, and it says how many of how many.
+        `cells`, only comparisons between those are judged, and it says how many of how many.
         """
-        if asked is None or all(key in asked for key in self.needs()):
+        if cells is None or all(key in cells for key in self.needs()):
             return self._judge(values)
-        within = tuple(c for c in self.comparisons if all(key in asked for key in c))
+        within = tuple(c for c in self.comparisons if all(key in cells for key in c))
         count = f"{len(within)} of {len(self.comparisons)} comparisons"
         if not within:
             return ClaimResult(None, f"{count} asked for")

@@ -90,10 +90,10 @@ PUBLISHED_DATA = {
 PUBLISHED_COUNTS = {"classes": "classes", "train": "training images", "test": "test images"}
 
 
-def other_data(data: dict[str, Any], asked: str) -> list[str]:
-    """How this data differs from the published set of the name asked for."""
-    found = [f"data set {data['name']}, not {asked}"] if data["name"] != asked else []
-    for key, value in PUBLISHED_DATA.get(asked, {}).items():
+def other_data(data: dict[str, Any], name: str) -> list[str]:
+    """How this data differs from the published set of this name."""
+    differences = [f"data set {data['name']}, not {name}"] if data["name"] != name else []
+    for key, value in PUBLISHED_DATA.get(name, {}).items():
         if data[key] != value:
-            found.append(f"{PUBLISHED_COUNTS[key]} {data[key]:,}, not {value:,}")
-    return found
+            differences.append(f"{PUBLISHED_COUNTS[key]} {data[key]:,}, not {value:,}")
+    return differences

@@ -73,14 +73,14 @@ class Cell:
     column: Column
     published: Published | None
     fill: dict[str, Any] | None
-    own: bool = False  # of a table of ours, which has a place for what nobody published
+    ours: bool = False  # of a table of ours, which has a place for what nobody published
 
     @property
     def inside(self) -> bool:
         """Whether it stands in the table itself; what has no place in print is shown beside it."""
         if self.row.added:
-            return self.own or not self.column.ours
-        return self.own or self.published is not None or self.row.cited
+            return self.ours or not self.column.ours
+        return self.ours or self.published is not None or self.row.cited
 
     @property
     def key(self) -> Key:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from locbench.plugins.registry import RULES
-from locbench.published.load import Table
+from locbench.published.table import Table
 from locbench.report.baselines import margin_lines, margins
 from locbench.report.filled import FilledCell, FilledTable, JudgedClaim
 from locbench.report.grid import Column

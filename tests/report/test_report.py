@@ -40,7 +40,9 @@ def cell(
 ):  # fmt: skip
     printed = None if published is None else Published(published, std)
     row = Row(labels, cited, "", (), {}, {})
-    inside = Cell("t", row, Column(column, column, "top1", unit, decimals), printed, None, own=True)
+    inside = Cell(
+        "t", row, Column(column, column, "top1", unit, decimals), printed, None, ours=True
+    )
     planned = PlannedCell(inside, (), baseline)
     record = Record("r", "probe", "done", scale, 0, tags={"decoder": decoder})
     values = {"records": (record,), "mean": mean, "n": n, "seeds": max(n, 1), **more}
