@@ -108,6 +108,7 @@ def mine(network, *, width=16):
 def test_the_picture(capsys, tmp_path):
     path = tmp_path / "steps.png"
     words = ["resnet32", "--rule=bp", "--rule=auglocal", "--batch=4", f"--plot={path}"]
+    words += ["--set=network.blocks=1"]
     assert str(path) in "".join(shown(capsys, *words).split("\n"))
     picture = Image.open(path).convert("RGB")
     assert picture.width > 800 and len(picture.getcolors(1 << 20)) > 50
@@ -134,7 +135,8 @@ def test_what_is_wrong_is_said_in_a_line(words, message):
 
 
 def small(rule: str, **sets: object) -> Case:
-    recipe = load_recipe("auglocal/cifar10", "paper", {"training.batch": 4, **sets})
+    sizes = {"training.batch": 16, "network.blocks": 1}
+    recipe = load_recipe("auglocal/cifar10", "paper", {**sizes, **sets})
     return Case(recipe.for_run(rule, "resnet32"), rule, "resnet32", 10)
 
 
