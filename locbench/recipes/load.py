@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
 class _Layer:
     """Checked values by section, and those of the probe by profile."""
 
-    sections: dict[str, dict[str, Any]]
+    sections: dict[str, dict[str, Any]]  # shared by all recipes of the file: they copy
     profiles: dict[str, dict[str, Any]]
 
 
@@ -171,6 +172,13 @@ def recipe_path(name: str) -> Path:
 
 
 def _read(path: Path) -> _File:
+    """The file, which is read and checked once as long as it stays as it is."""
+    status = path.stat()
+    return _read_anew(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _read_anew(path: Path, *version: int) -> _File:
     table = read_toml(path)
     title = typed(table.pop("title", ""), str, where=f"{path}: title")
     extends = typed(table.pop("extends", None), str | None, where=f"{path}: extends")
