@@ -170,15 +170,17 @@ class Planner:
 
     def _mismatches(self, fill: dict[str, Any], recipe: Recipe, spec: RunSpec) -> list[str]:
         """Overrides that change the recipe, and data that is not what was published."""
-        names = (fill["rule"], fill["network"])
-        plain, changed = (one.for_run(*names).as_dict() for one in (self.recipe(fill, {}), recipe))
-        sections = [name for name, values in changed.items() if isinstance(values, dict)]
-        mismatches = [
-            f"{section}.{key} {value}"
-            for section in sections
-            for key, value in changed[section].items()
-            if value != plain[section].get(key)
-        ]
+        mismatches = []
+        if (published := self.recipe(fill, {})) != recipe:
+            names = (fill["rule"], fill["network"])
+            plain, changed = (one.for_run(*names).as_dict() for one in (published, recipe))
+            sections = [name for name, values in changed.items() if isinstance(values, dict)]
+            mismatches = [
+                f"{section}.{key} {value}"
+                for section in sections
+                for key, value in changed[section].items()
+                if value != plain[section].get(key)
+            ]
         # No paper of ours cuts its steps; also where a recipe itself says so.
         if recipe.training.accumulate > 1:
             mismatches.append(f"training.accumulate {recipe.training.accumulate}")
