@@ -1,6 +1,5 @@
 """The regression check: every kind of change is found and named, and nothing else is."""
 
-import copy
 import dataclasses
 import json
 import re
@@ -27,7 +26,9 @@ from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
 WHY = 'why = "x"\n'
-PLAN = make_plan(load_table("loco/table1"), Options())
+NAMES = ("loco/table1", "auglocal/table1", "auglocal/table2", "auglocal/table5")
+TABLES = [load_table(name) for name in NAMES]
+PLAN = make_plan(TABLES[0], Options())
 RUNS = {spec.id: spec for spec in PLAN.runs()}
 IDS = list(RUNS)
 
@@ -49,8 +50,7 @@ def results(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "results_dir", lambda: folder)
     monkeypatch.setattr(command, "environment", lambda: {"git_commit": None})
     # Without names all tables are planned, which takes a second: a few do here.
-    names = ("loco/table1", "auglocal/table1", "auglocal/table2", "auglocal/table5")
-    monkeypatch.setattr(command, "readable_tables", lambda: map(load_table, names))
+    monkeypatch.setattr(command, "readable_tables", lambda: iter(TABLES))
     return folder
 
 
@@ -127,14 +127,13 @@ def test_the_wider_of_two_tolerances_holds():
 
 
 def test_a_tolerance_may_be_of_one_kind_of_run():
-    wide = Tolerance("train: top1", "", 8.0)
+    wide = Tolerance("probe: top1", "", 8.0)
     exact = Tolerance("top1", "")
-    old = next(r for r in Store(results_dir() / "records").readable() if r.kind == "train")
-    moved = copy.deepcopy(old)
+    old, moved = (record(RUNS[PROBE]) for _ in range(2))
     moved.metrics["top1"]["last"] += 7.9
     for tolerances, ok in (([wide, exact], True), ([exact], False)):
         assert [f.ok for f in compare(old, moved, tolerances)] == [ok]
-    moved.kind = old.kind = "probe"
+    moved.kind = old.kind = "train"
     assert [f.ok for f in compare(old, moved, [wide, exact])] == [False]
 
 

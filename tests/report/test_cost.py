@@ -45,7 +45,8 @@ def test_what_auglocal_adds_to_backpropagation(capsys):
 
 def test_the_printed_table(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    text = shown(capsys, "resnet32", "--rule=bp", "--rule=bp:checkpoint=true", "--batch=8")
+    rules = ["--rule=bp", "--rule=bp:checkpoint=true"]
+    text = shown(capsys, "resnet32", *rules, "--batch=8", "--set=network.blocks=3")
     assert max(map(len, text.splitlines())) <= 100
     assert "a step: 8 images of 32 pixels" in text and "bp, bp checkpoint=true: by stage" in text
     line = next(line for line in text.splitlines() if line.startswith("bp checkpoint=true  "))
