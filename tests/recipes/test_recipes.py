@@ -233,6 +233,13 @@ def test_one_level_of_extends(write):
     assert str(path) in line and "unknown recipe 'bas'" in line
 
 
+def test_a_file_that_changed_is_read_again(write):
+    write("mine", "[optimizer]\nlr = 1.0\n")
+    assert load_recipe("mine").optimizer.lr == 1.0
+    write("mine", "[optimizer]\nlr = 0.25\n")
+    assert load_recipe("mine").optimizer.lr == 0.25
+
+
 def test_a_recipe_may_be_any_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('extends = "loco/imagenet"\n[optimizer]\nlr = 2.4\n')
