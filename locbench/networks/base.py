@@ -180,6 +180,29 @@ def last_at_each_size(blocks: Sequence[Block]) -> list[int]:
     return [*falls, len(blocks) - 1]
 
 
+def pooled_network(
+    parts: Mapping[str, nn.Module],
+    *,
+    blocks: Sequence[Block],
+    stages: Sequence[range],
+    num_classes: int,
+    out_indices: Sequence[int] = (),
+) -> Network:
+    """The network that ends in global average pooling and one linear layer, its part `fc`.
+
+    `out_indices` are those of `last_at_each_size` where none are given.
+    """
+    fc = nn.Linear(blocks[-1].out_channels, num_classes)
+    return Network(
+        {**parts, "fc": fc},
+        blocks=blocks,
+        stages=stages,
+        out_indices=out_indices or last_at_each_size(blocks),
+        head=pooled_classifier(fc),
+        num_classes=num_classes,
+    )
+
+
 def pooled_classifier(fc: nn.Linear) -> nn.Sequential:
     """Global average pooling, then this linear layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)

@@ -16,7 +16,7 @@ from locbench.networks.base import (
     joined,
     last_at_each_size,
     make_stage,
-    pooled_classifier,
+    pooled_network,
     scaled,
 )
 from locbench.networks.shufflenet import StridedDepthwise
@@ -64,15 +64,9 @@ def mobilenet_v2(settings: schema.Network, num_classes: int = 10) -> Network:
     closing = he_normal(Conv2dNormActivation(blocks[-1].out_channels, last_width, kernel_size=1))
     parts["closing"] = closing
     blocks.append(Block(closing, blocks[-1].out_channels, last_width, 1, usual))
-    parts["fc"] = nn.Linear(last_width, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:-1], depths[-1] + 1])
-    return Network(
-        parts,
-        blocks=blocks,
-        stages=stages,
-        out_indices=out_indices,
-        head=pooled_classifier(parts["fc"]),
-        num_classes=num_classes,
+    return pooled_network(
+        parts, blocks=blocks, stages=stages, out_indices=out_indices, num_classes=num_classes
     )
 
 

@@ -26,7 +26,7 @@ from locbench.networks.base import (
     he_normal,
     joined,
     make_stage,
-    pooled_classifier,
+    pooled_network,
     scaled,
 )
 from locbench.networks.resnet import stem_parts
@@ -89,16 +89,8 @@ def _presnet(
         stage = make_stage(kind, blocks[-1].out_channels, width, stride, depth)
         parts[f"res{number}"] = joined(stage)
         blocks += stage
-    parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     stages = consecutive([1 + depth, *[depth] * (len(SIDES) - 1)])
-    return Network(
-        parts,
-        blocks=blocks,
-        stages=stages,
-        out_indices=[stage[-1] for stage in stages],
-        head=pooled_classifier(parts["fc"]),
-        num_classes=num_classes,
-    )
+    return pooled_network(parts, blocks=blocks, stages=stages, num_classes=num_classes)
 
 
 class Basic(BasicBlock):

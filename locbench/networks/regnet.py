@@ -13,9 +13,8 @@ from locbench.networks.base import (
     consecutive,
     he_normal,
     joined,
-    last_at_each_size,
     make_stage,
-    pooled_classifier,
+    pooled_network,
     scaled,
 )
 from locbench.recipes import schema
@@ -46,15 +45,8 @@ def regnetx_400mf(settings: schema.Network, num_classes: int = 10) -> Network:
         stage = make_stage(bottleneck, blocks[-1].out_channels, width, stride, depth)
         parts[f"stage{number}"] = joined(stage)
         blocks += stage
-    parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
-    return Network(
-        parts,
-        blocks=blocks,
-        stages=consecutive([1 + depths[0], *depths[1:]]),
-        out_indices=last_at_each_size(blocks),
-        head=pooled_classifier(parts["fc"]),
-        num_classes=num_classes,
-    )
+    stages = consecutive([1 + depths[0], *depths[1:]])
+    return pooled_network(parts, blocks=blocks, stages=stages, num_classes=num_classes)
 
 
 def bottleneck(in_channels: int, out_channels: int, stride: int) -> ResBottleneckBlock:

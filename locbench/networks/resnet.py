@@ -14,7 +14,7 @@ from locbench.networks.base import (
     he_normal,
     joined,
     make_stage,
-    pooled_classifier,
+    pooled_network,
     scaled,
 )
 from locbench.recipes import schema
@@ -68,16 +68,8 @@ def _resnet(
         stage = make_stage(kind, blocks[-1].out_channels, out_channels, stride, depth)
         parts[f"layer{number}"] = joined(stage)
         blocks += stage
-    parts["fc"] = nn.Linear(blocks[-1].out_channels, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:]])
-    return Network(
-        parts,
-        blocks=blocks,
-        stages=stages,
-        out_indices=[stage[-1] for stage in stages],
-        head=pooled_classifier(parts["fc"]),
-        num_classes=num_classes,
-    )
+    return pooled_network(parts, blocks=blocks, stages=stages, num_classes=num_classes)
 
 
 def basic(in_channels: int, out_channels: int, stride: int) -> BasicBlock:

@@ -11,9 +11,8 @@ from locbench.networks.base import (
     consecutive,
     he_normal,
     joined,
-    last_at_each_size,
     make_stage,
-    pooled_classifier,
+    pooled_network,
     scaled,
 )
 from locbench.networks.resnet import basic
@@ -54,12 +53,5 @@ def basic_resnet(settings: schema.Network, depth: int, num_classes: int) -> Netw
         stage = make_stage(basic, blocks[-1].out_channels, width, 1 if number == 1 else 2, depth)
         parts[f"layer{number}"] = joined(stage)
         blocks += stage
-    parts["fc"] = nn.Linear(widths[-1], num_classes)
-    return Network(
-        parts,
-        blocks=blocks,
-        stages=consecutive([1 + depth, depth, depth]),
-        out_indices=last_at_each_size(blocks),
-        head=pooled_classifier(parts["fc"]),
-        num_classes=num_classes,
-    )
+    stages = consecutive([1 + depth, depth, depth])
+    return pooled_network(parts, blocks=blocks, stages=stages, num_classes=num_classes)

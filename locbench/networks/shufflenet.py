@@ -13,8 +13,9 @@ from locbench.networks.base import (
     check_settings,
     consecutive,
     joined,
+    last_at_each_size,
     make_stage,
-    pooled_classifier,
+    pooled_network,
     scaled,
 )
 from locbench.recipes import schema
@@ -47,18 +48,12 @@ def shufflenet_v2_50(settings: schema.Network, num_classes: int = 1000) -> Netwo
         stage = make_stage(ShuffleUnit, blocks[-1].out_channels, width, stride, depth)
         parts[f"conv{number}_x"] = joined(stage)
         blocks += stage
+    out_indices = last_at_each_size(blocks)
     parts["conv6"] = Conv2dNormActivation(channels[-1], last_channels, kernel_size=1)
     blocks.append(Block(parts["conv6"], channels[-1], last_channels, 1, ShuffleUnit))
-    parts["fc"] = nn.Linear(last_channels, num_classes)
     stages = consecutive([1 + depths[0], *depths[1:-1], depths[-1] + 1])
-    out_indices = [*(stage[-1] for stage in stages[:-1]), len(blocks) - 2]
-    return Network(
-        parts,
-        blocks=blocks,
-        stages=stages,
-        out_indices=out_indices,
-        head=pooled_classifier(parts["fc"]),
-        num_classes=num_classes,
+    return pooled_network(
+        parts, blocks=blocks, stages=stages, out_indices=out_indices, num_classes=num_classes
     )
 
 
