@@ -54,7 +54,8 @@ def _tables(store: Store) -> Listing:
 def _recipes(store: Store) -> Listing:
     rows = []
     for name in recipe_names():
-        recipe, detection = load_recipe(name), load_recipe(name).detection
+        recipe = load_recipe(name)
+        detection = recipe.detection
         if detection is None:
             length, gives, frozen = f"{recipe.schedule.epochs} epochs", recipe.gives, ""
             rows.append([name, recipe.title, recipe.data.name, length, gives, frozen])
