@@ -56,9 +56,8 @@ class ProbeDiverged(Diverged):
     """A classifier's weights are not finite: the features are too large for the learning rate."""
 
     def __init__(self, block: int, epoch: int) -> None:
-        RunFailed.__init__(
-            self,
-            f"the linear probe of block {block} was not finite after epoch {epoch}; lower probe.lr",
+        super().__init__(
+            f"the linear probe of block {block} was not finite after epoch {epoch}; lower probe.lr"
         )
 
 

@@ -13,8 +13,8 @@ from locbench.errors import RunFailed, UserError
 class FiniteGuard:
     """Takes optimizer steps until a loss is not finite; from then on weights stay as they are.
 
-    Decided on the device, so that no step waits for it; `Diverged` is raised when the losses are
-    next read.
+    Decided on the device, so that no step waits for it; `LossDiverged` is raised when the losses
+    are next read.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], device: torch.device) -> None:
@@ -38,6 +38,10 @@ class FiniteGuard:
 
 
 class Diverged(RunFailed):
+    """A number that a run computes was not finite: it stops, and its record says `diverged`."""
+
+
+class LossDiverged(Diverged):
     """A unit's loss was not finite: the run stops with the weights of the last good step.
 
     Steps count from 1, as in curves and in progress.
@@ -54,10 +58,9 @@ class WeightsDiverged(Diverged):
     """A gradient, and with it a weight, was not finite though every loss was."""
 
     def __init__(self, key: str, step: int) -> None:
-        RunFailed.__init__(
-            self,
+        super().__init__(
             f"{key} was not finite after step {step}, though every loss was; "
-            f"lower optimizer.lr or lengthen schedule.warmup_epochs",
+            f"lower optimizer.lr or lengthen schedule.warmup_epochs"
         )
 
 

@@ -24,7 +24,7 @@ from locbench.training.checkpoints import load_shared, save_checkpoint
 from locbench.training.engine import Engine
 from locbench.training.evaluate import evaluate
 from locbench.training.feeds import make_feed
-from locbench.training.guard import Diverged, FiniteGuard, pick_precision
+from locbench.training.guard import FiniteGuard, LossDiverged, pick_precision
 from locbench.training.optimizers import make_optimizer
 from locbench.training.saved_bytes import SavedBytes
 from locbench.training.schedules import epoch_cosine, warmup_cosine
@@ -135,7 +135,7 @@ class Trainer:
         return torch.stack([*losses.unbind(), *logged]) * batch.weight
 
     def read(self) -> dict[str, float]:
-        """Wait for the device, add the last steps' mean losses to the curves, raise Diverged.
+        """Wait for the device, add the last steps' mean losses to the curves, raise LossDiverged.
 
         Of steps since the last reading the curves get those before the first non-finite loss.
         """
@@ -147,7 +147,7 @@ class Trainer:
         if good:
             self._note(first + good, figures[:good].mean(dim=0).tolist())
         if len(bad):
-            raise Diverged(self.names[int(bad[0, 1])], first + good + 1)
+            raise LossDiverged(self.names[int(bad[0, 1])], first + good + 1)
         return {name: self.curves["units"][name]["loss"][-1] for name in self.names}
 
     def _note(self, done: int, figures: list[float]) -> None:

@@ -96,9 +96,8 @@ class DetectorDiverged(Diverged):
     """
 
     def __init__(self, what: str = "loss was") -> None:
-        RunFailed.__init__(
-            self,
-            f"the detector's {what} not finite; lower detection.lr or raise detection.warmup",
+        super().__init__(
+            f"the detector's {what} not finite; lower detection.lr or raise detection.warmup"
         )
 
 
