@@ -11,8 +11,10 @@ from pathlib import Path
 from fabricate import image_folder
 from launched import two_processes
 
+from locbench.cli import app as cli
 from locbench.distributed.group import LOST
 from locbench.errors import RunFailed
+from locbench.runs import executor
 from locbench.runs.record import Record
 from locbench.runs.store import Store
 
@@ -53,6 +55,13 @@ def test_two_processes_leave_one_record_and_print_once(tmp_path):
     assert (Store(runs).folder(record.id) / "encoder.safetensors").is_file()
 
 
+def noting_at_once(command: list[str]) -> None:
+    """The command, whose record is written at every reading of the losses."""
+    executor.NOTE_EVERY_S = -1
+    sys.argv = ["locbench", *command]
+    cli.main()
+
+
 def started(runs: Path) -> Record:
     """The record of the run under way, once it has begun to train."""
     until = time.monotonic() + 120
@@ -65,17 +74,14 @@ def started(runs: Path) -> Record:
 
 def test_the_others_end_with_a_line_where_one_process_is_killed(tmp_path):
     root, runs = image_folder(tmp_path / "images"), tmp_path / "runs"
-    early = (
-        "import locbench.runs.executor as e, locbench.cli.app as c; e.NOTE_EVERY_S = -1; c.main()"
-    )
-    leader, follower = two_processes([sys.executable, "-c", early, *words(root, runs, 300)[2:]])
+    command = words(root, runs, epochs=300)[2:]
+    leader, follower = two_processes(noting_at_once, command, folder=tmp_path)
     record = started(runs)
-    follower.send_signal(signal.SIGKILL)
-    printed, said = leader.communicate(timeout=120)
-    follower.communicate()
+    follower.process.kill()
+    code, printed, said = leader.result(timeout=120)
     *before, last = said.splitlines()
     assert not printed and last == f"locbench: {LOST}"
     assert all("images" in line for line in before)  # of the data that is read
-    assert (leader.returncode, follower.returncode) == (RunFailed.exit_code, -signal.SIGKILL)
+    assert (code, follower.result()[0]) == (RunFailed.exit_code, -signal.SIGKILL)
     left = json.loads(Store(runs).path(record.id).read_text())
     assert (left["status"], left["error"]) == ("failed", LOST)

@@ -1,17 +1,15 @@
-"""What two processes do together in the tests, as many as RANK and WORLD_SIZE say.
+"""What two processes do together in the tests.
 
-    python shared_steps.py FOLDER [cpu | cuda [CASE ...]]
-
-Every process writes what it found in these cases (all) to FOLDER/RANK.pt. With `cuda` both are on
-one GPU, connected by gloo, for NCCL refuses that. The trainer, its feed with the augmentation and
-its optimizer are the real ones; for three steps the weights and what the feed gives are float64.
+Each writes what it found to FOLDER/RANK.pt. On "cuda" both are on one GPU, connected by gloo, for
+NCCL refuses that. The trainer, its feed with the augmentation and its optimizer are the real ones;
+for three steps the weights and what the feed gives are float64.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -169,8 +167,8 @@ def share_a_gpu() -> None:
     os.environ["LOCAL_RANK"] = "0"
 
 
-def main() -> None:
-    folder, (device, *names) = Path(sys.argv[1]), sys.argv[2:] or ["cpu"]
+def work(folder: Path, device: str, names: Iterable[str]) -> None:
+    """These cases, and on a CPU a probe, a run that is stopped and one that diverges."""
     evaluate.CHUNK = probes.CHUNK = CHUNK
     evaluate.GPU_PIXELS = 0
     if device == "cuda":
@@ -179,14 +177,10 @@ def main() -> None:
     own.mkdir()
     know_barlow(own)
     with processes.joined(device) as group, processes.together():
-        found: dict[str, Any] = {name: three_steps(CASES[name], device) for name in names or CASES}
+        found: dict[str, Any] = {name: three_steps(CASES[name], device) for name in names}
         if device == "cpu":
             found |= {f"probe {augment}": probed(augment) for augment in (True, False)}
             found |= {"resumes": resumes(folder), "diverges": diverges()}
         torch.save(found, folder / f"{processes.rank()}.pt")
         if not group.leads:
             list(group.works())  # until the first has ended
-
-
-if __name__ == "__main__":
-    main()

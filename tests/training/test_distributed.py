@@ -1,12 +1,11 @@
 """Two processes that train together do what one does with the whole batch."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from launched import two_processes
-from shared_steps import CASES, CHUNK, know_barlow, probed, three_steps
+from shared_steps import CASES, CHUNK, know_barlow, probed, three_steps, work
 from tiny import same, tiny_data, tiny_recipe
 
 from locbench.distributed import group as processes
@@ -17,7 +16,6 @@ from locbench.recipes.schema import Training
 from locbench.training import evaluate
 from locbench.training.feeds import make_feed
 
-HERE = Path(__file__).parent
 CPU = torch.device("cpu")
 FEW = ["loco", "predsim", "loco in two batches a step", "auglocal with heads that normalise"]
 
@@ -30,10 +28,9 @@ def with_barlow(monkeypatch, tmp_path) -> None:
 
 def in_two_processes(folder: Path, names: list[str]) -> list[dict]:
     """What each of two processes has found."""
-    script = [sys.executable, str(HERE / "shared_steps.py"), str(folder), "cpu", *names]
-    for process in two_processes(script):
-        said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    for process in two_processes(work, folder, "cpu", names, folder=folder):
+        code, _, said = process.result()
+        assert code == 0, said
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,9 +1,7 @@
 """What is different on a GPU: steps as CUDA graphs, and collectives of its tensors."""
 
 import copy
-import sys
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch.distributed as dist
 from forms import FORMS
 from launched import two_processes
 from pairs import PAIRS, home
-from shared_steps import CASES, STEPS, Case, doubled, know_barlow, three_steps
+from shared_steps import CASES, STEPS, Case, doubled, know_barlow, three_steps, work
 from shared_steps import trainer_of as started
 from tiny import NETWORK, SIDE, same, tiny_data, tiny_recipe, weights
 from torch import Tensor
@@ -27,7 +25,6 @@ from locbench.units import Batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
-HERE = Path(__file__).parent
 IMAGES = 30  # in steps of eight: with labels the last of an epoch has six
 
 
@@ -198,10 +195,9 @@ def test_a_gpu_is_fed_the_same_views(rule):
 
 
 def test_two_processes_on_a_gpu_do_what_one_does(tmp_path):
-    script = [sys.executable, str(HERE / "shared_steps.py"), str(tmp_path), "cuda"]
-    for process in two_processes(script):
-        said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    for process in two_processes(work, tmp_path, "cuda", list(CASES), folder=tmp_path):
+        code, _, said = process.result()
+        assert code == 0, said
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name, case in CASES.items():
         alone = three_steps(case, "cuda")

@@ -2,17 +2,18 @@
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from launched import Forked
 from tiny import STEPS, same, tiny_recipe, tiny_trainer
+from victim import run
 
-from locbench.paths import PACKAGE, discard_drafts
+from locbench.paths import discard_drafts
 from locbench.recipes.recipe import Recipe
 from locbench.recipes.schema import Schedule
 from locbench.training import checkpoints, loop
@@ -20,8 +21,6 @@ from locbench.training.checkpoints import load_checkpoint
 from locbench.training.engine import Engine
 from locbench.training.guard import FiniteGuard
 from locbench.training.loop import Trainer
-
-HERE = Path(__file__).parent
 
 
 class Killed(BaseException):
@@ -172,37 +171,25 @@ def test_what_is_learned_depends_on_seed_and_rule():
     assert not same(learned("loco", seed=4), first) and not same(learned("gim"), first)
 
 
-def victim(path: Path, rule: str, mode: str) -> subprocess.Popen:
-    folders = [str(PACKAGE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
-        [sys.executable, str(HERE / "victim.py"), str(path), rule, mode],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.full
 def test_killed_from_outside(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    with victim(path, "loco", "slow") as process:
-        for line in process.stdout:
-            if int(line) >= 5:
-                process.kill()  # it goes on meanwhile: wherever it is by then
-                break
-    assert process.returncode == -signal.SIGKILL
+    path = tmp_path / "run" / "checkpoint.pt"
+    victim = Forked(run, path, "loco", "slow", folder=tmp_path)
+    while victim.process.is_alive() and "5\n" not in victim.printed[0].read_text():
+        time.sleep(0.01)
+    victim.process.kill()  # it goes on meanwhile: wherever it is by then
+    assert victim.result()[0] == -signal.SIGKILL
     assert 4 <= load_checkpoint(path)["step"] < STEPS
     assert same(resumed(path, "loco"), unbroken("loco"))
 
 
 def test_killed_from_outside_while_a_checkpoint_is_written(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    with victim(path, "gim", "write") as process:
-        steps = [int(line) for line in process.stdout]
-    assert process.returncode == -signal.SIGKILL
-    assert steps == [1, 2, 3, 4, 5]
+    path = tmp_path / "run" / "checkpoint.pt"
+    code, steps, _ = Forked(run, path, "gim", "write", folder=tmp_path).result()
+    assert code == -signal.SIGKILL
+    assert steps.split() == ["1", "2", "3", "4", "5"]
     assert load_checkpoint(path)["step"] == 4
-    assert len(list(tmp_path.iterdir())) == 2  # and half of the fifth
-    discard_drafts(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert len(list(path.parent.iterdir())) == 2  # and half of the fifth
+    discard_drafts(path.parent)
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
     assert same(resumed(path, "gim"), unbroken("gim"))

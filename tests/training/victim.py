@@ -1,16 +1,10 @@
-"""A run to be killed: python victim.py CHECKPOINT RULE slow | write.
-
-`slow` prints every step and from the eighth on stays there, for the test to kill it whenever it
-likes; `write` is killed in the middle of writing its fifth checkpoint.
-"""
+"""A run to be killed, which prints every step."""
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
-import torch
 from tiny import tiny_trainer
 
 from locbench.training import loop
@@ -30,14 +24,18 @@ def die_while_writing(count: int) -> None:
     os.fsync = deadly
 
 
-def tell(done: int, total: int, figures: dict[str, float]) -> None:
-    print(done, flush=True)
-    if done >= 8 and sys.argv[3] == "slow":
-        time.sleep(600)
+def run(checkpoint: Path, rule: str, mode: str) -> None:
+    """From the eighth step on "slow" stays there, for the test to kill it whenever it likes.
 
+    "write" is killed in the middle of writing its fifth checkpoint.
+    """
 
-torch.set_num_threads(1)
-loop.SAVE_EVERY_S = 0.0
-if sys.argv[3] == "write":
-    die_while_writing(5)
-tiny_trainer(sys.argv[2]).fit(Path(sys.argv[1]), tell)
+    def tell(done: int, total: int, figures: dict[str, float]) -> None:
+        print(done, flush=True)
+        if done >= 8 and mode == "slow":
+            time.sleep(600)
+
+    loop.SAVE_EVERY_S = 0.0
+    if mode == "write":
+        die_while_writing(5)
+    tiny_trainer(rule).fit(checkpoint, tell)
