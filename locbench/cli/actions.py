@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ from locbench.plugins.rule_files import rule_names
 from locbench.runs.context import Context
 from locbench.runs.estimate import Estimate, duration, estimate, known_records, size, total
 from locbench.runs.executor import carry_out, to_run
-from locbench.runs.plan import Plan
-from locbench.runs.spec import RunSpec
+from locbench.runs.plan import Plan, PlannedCell
+from locbench.runs.spec import RunSpec, unique
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
@@ -42,6 +42,27 @@ def set_aside(specs: Sequence[RunSpec], store: Store) -> None:
     for id in ids:
         with alone(store.lock(id), f"at {id}"):  # from now on, if it was quicker
             store.set_aside(id)
+
+
+def without_broken(plans: Sequence[Plan], store: Store) -> tuple[list[Plan], list[str]]:
+    """The plans with nothing to run or show of a record that cannot be read; a line for each.
+
+    Such a record costs its cells, and not their table.
+    """
+    specs = unique([spec for plan in plans for planned in plan.cells for spec in planned.specs])
+    broken: dict[str, str] = {}
+    for spec in specs:
+        try:
+            store.load(spec.id)
+        except UserError as error:
+            broken[spec.id] = str(error)
+
+    def whole(planned: PlannedCell) -> PlannedCell:
+        needed = {run.id for spec in planned.specs for run in spec.with_ancestors()}
+        return planned if needed.isdisjoint(broken) else replace(planned, specs=())
+
+    kept = [replace(plan, cells=tuple(map(whole, plan.cells))) for plan in plans]
+    return kept, list(broken.values())
 
 
 def announce(plan: Plan, store: Store) -> None:

@@ -139,6 +139,11 @@ class Kind(ABC):
     def check_early(cls, spec: RunSpec, context: Context) -> None:
         """UserError for what may be missing here, before any run of the command begins."""
 
+    @classmethod
+    def ends_of_curves(cls, record: Record) -> dict[str, dict[str, float]]:
+        """Those metrics that its curves say too, by name: {"last": x, "best": y}."""
+        return {}
+
     # --- what it will take ---
 
     @classmethod

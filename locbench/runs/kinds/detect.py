@@ -21,7 +21,7 @@ from locbench.runs.kinds.base import (
     tag_pretraining,
 )
 from locbench.runs.kinds.pretrain import FLOAT_BYTES, FORWARDS_A_STEP, encoder_size
-from locbench.runs.spec import RunSpec, training_spec
+from locbench.runs.spec import RunSpec, sha256_of, training_spec
 
 if TYPE_CHECKING:
     from locbench.recipes.recipe import Recipe
@@ -176,6 +176,7 @@ class Detect(Kind):
         record.cost["steps"] = steps
         record.cost["images_per_s"] = round(steps * spec.recipe.detection.batch / trained, 1)
         save_encoder(self.folder / WEIGHTS, detector.weights())
+        record.weights = {WEIGHTS: sha256_of(self.folder / WEIGHTS)}
         try:
             detector.draw(self.folder / PICTURES)
         except Exception as error:  # nothing measured may be lost for a picture
