@@ -79,6 +79,7 @@ def spans(units):
         ({"sharing": "blocks", "shared_blocks": 2}, [(0, 6), (4, 9), (7, 12), (10, 13)]),
         ({"unit_stages": 3}, [(0, 10), (4, 13)]),
         ({"unit_stages": 4}, [(0, 13)]),
+        ({"first_loss": True}, [(0, 4), (0, 7), (4, 10), (7, 13)]),
     ],
 )
 def test_units_hold_the_blocks_that_the_form_says(settings, expected):
@@ -254,6 +255,8 @@ def test_the_objective_of_a_copy_says_so():
         ({"sharing": "blocks", "shared_blocks": 3}, "rule.shared_blocks = 3: stage 2 has 3"),
         ({"sharing": 1}, "rule.sharing = 1: rule 'loco' wants str"),
         ({"decoder_downsampling": 1}, "rule 'loco' wants bool"),
+        ({"first_loss": True, "unit_stages": 1}, "units of two stages or more: leave it at false"),
+        ({"first_loss": True, **PENALTY}, "rule.first_loss = true is for rule.sharing = 'stage'"),
     ],
 )
 def test_a_wrong_form_is_one_line_that_says_what_there_is(settings, says):
