@@ -56,7 +56,7 @@ def test_every_contrastive_rule_has_the_recipes_temperature(scale, wanted):
     rules = [rule for rule in RULES if not rule.source and "temperature" in rule.settings]
     assert {"simclr", "gim", "loco"} <= {rule.name for rule in rules}
     for rule in rules:
-        assert recipe.for_run(rule.name, "resnet50").rule == {"temperature": wanted}
+        assert recipe.for_run(rule.name, "resnet50").rule["temperature"] == wanted
 
 
 def test_loco_imagenet_at_paper_scale_is_the_protocol_of_section_5_1():
