@@ -123,7 +123,7 @@ def test_a_dry_run_lists_every_run_with_time_and_disk(store, capsys):
         out.split()
     )
     assert sum(x.startswith("  ") for x in out.splitlines()) == 23
-    assert "  pretrain loco shufflenet_v2_50                        60 s     380 kB" in out
+    assert "  pretrain loco shufflenet_v2_50                      60 s     380 kB" in out
     assert max(map(len, out.splitlines())) <= WIDTH
     print_plan(plan, store, fresh=True, as_json=True, out=terminal())
     runs = json.loads(capsys.readouterr().out)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 from locbench.evaluation.cost.case import Case
 from locbench.evaluation.cost.operations import torch_multiply_adds
 from locbench.networks import Network, make_network
+from locbench.recipes.recipe import Recipe
 from locbench.rules import build_units
 from locbench.training.engine import Engine
 from locbench.training.saved_bytes import SavedBytes, storage_key, tensors_of
@@ -37,12 +38,17 @@ class TracedStep:
     peak_bytes: the peak of all that the step allocates: what autograd keeps, gradients (those of
     parameters too), and the workspace of operators. Neither counts what exists before the step:
     weights, the optimizer's state, images.
+    weight_bytes, gradient_bytes, image_bytes: of parameters and buffers, of the parameters that are
+    updated, of the batch's images.
     timeline: (multiply-adds done, bytes saved, bytes allocated) after each operator.
     """
 
     saved_bytes: int
     peak_bytes: int
     multiply_adds: int
+    weight_bytes: int
+    gradient_bytes: int
+    image_bytes: int
     timeline: tuple[tuple[int, int, int], ...]
 
 
@@ -81,18 +87,35 @@ def set_up(case: Case, *, device: torch.device | str = "cpu") -> Setting:
     return Setting(network, units, Batch(pixels, targets, pixels.clone()))
 
 
+def autocast_of(recipe: Recipe) -> torch.dtype | None:
+    """The dtype in which the steps of a cost run forward; "auto" is fp32, as the papers' costs."""
+    return torch.bfloat16 if recipe.training.precision == "bf16" else None
+
+
 def trace(case: Case) -> TracedStep:
-    """One fp32 step of the recipe's batch by the engine itself, on tensors without content."""
+    """One step of the recipe's batch by the engine itself, on tensors without content.
+
+    In bf16 under the autocast of a CPU, which casts the same operators of these networks as a
+    GPU's.
+    """
     with FakeTensorMode():
         setting = set_up(case)
-        engine = Engine(setting.network.blocks, setting.units)
+        engine = Engine(setting.network.blocks, setting.units, autocast_of(case.recipe))
         with (
             SavedBytes(setting.held_before) as saved,
             _Tape([*setting.held_before, setting.batch.targets], saved) as tape,
         ):
             engine.step(setting.batch)
         tape.sample()
-    return TracedStep(saved.peak, tape.peak, tape.work, tuple(tape.timeline))
+    return TracedStep(
+        saved.peak,
+        tape.peak,
+        tape.work,
+        weight_bytes=sum(tensor.nbytes for tensor in set(tensors_of(setting.modules))),
+        gradient_bytes=sum(parameter.nbytes for parameter in engine.parameters()),
+        image_bytes=setting.batch.images.nbytes,
+        timeline=tuple(tape.timeline),
+    )
 
 
 class _Tape(TorchDispatchMode):

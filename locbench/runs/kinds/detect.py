@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from locbench.errors import UserError
 from locbench.evaluation.downstream.size import added_parameters
 from locbench.plugins.entry import UNTRAINED
 from locbench.recipes.identity import differing, differing_keys
@@ -94,6 +95,15 @@ class Detect(Kind):
     @classmethod
     def check_early(cls, spec: RunSpec, context: Context) -> None:
         context.data(spec)
+
+    @classmethod
+    def check_images(cls, spec: RunSpec, processes: int = 1) -> None:
+        drawn, there = spec.recipe.detection.train_images, spec.data["train"]
+        if drawn > there:
+            raise UserError(
+                f"detection.train_images = {drawn}: {spec.data['name']} has {there:,} images; set "
+                "it to as many or fewer"
+            )
 
     @classmethod
     def data_name(cls, recipe: Recipe) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from locbench.plugins.registry import RULES
+from locbench.recipes.constraints import check_images
 from locbench.recipes.identity import differing
 from locbench.runs.estimate import FORWARDS_A_STEP, VIEWS, Size
 from locbench.runs.kinds.base import (
@@ -15,9 +16,12 @@ from locbench.runs.kinds.base import (
     rule_identity,
 )
 from locbench.runs.spec import RunSpec, sha256_of, training_spec
+from locbench.runs.step_memory import StepMemory, check_fits, traced_memory
 from locbench.runs.store import ENCODER
 
 if TYPE_CHECKING:
+    import torch
+
     from locbench.networks import Network
     from locbench.recipes.recipe import Recipe
     from locbench.runs.context import Context
@@ -77,6 +81,21 @@ class Pretrain(Kind):
         }
         accuracies = {key: tests[key] for key in ("top1", "top5") if key in tests}
         return ends | {k: {"last": v[-1], "best": max(v)} for k, v in accuracies.items()}
+
+    @classmethod
+    def check(cls, spec: RunSpec, context: Context, device: torch.device) -> None:
+        check_fits(spec, device)  # before data is decoded, which may take hours
+        super().check(spec, context, device)
+
+    @classmethod
+    def check_images(cls, spec: RunSpec, processes: int = 1) -> None:
+        super().check_images(spec, processes)
+        name = spec.data["name"]
+        check_images(spec.recipe, images=cls.images(spec), name=name, processes=processes)
+
+    @classmethod
+    def step_memory(cls, spec: RunSpec) -> StepMemory | None:
+        return traced_memory(spec)
 
     @classmethod
     def check_early(cls, spec: RunSpec, context: Context) -> None:
