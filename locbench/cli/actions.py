@@ -15,6 +15,7 @@ from locbench.distributed import group as processes
 from locbench.errors import UserError
 from locbench.locks import alone, holder
 from locbench.plugins.rule_files import rule_names
+from locbench.report.grid import columns, print_grid
 from locbench.runs.context import Context
 from locbench.runs.device import Hardware, hardware
 from locbench.runs.estimate import Estimate, duration, estimate, known_records, size, total
@@ -125,12 +126,15 @@ def print_plan(plan: Plan, store: Store, *, fresh: bool, as_json: bool, out: Con
         out.print_json(json.dumps(rows))
         return
     out.print(_summary(plan, None if fresh else store, guesses), markup=False)
-    if any(spec.of.trains for spec in waiting):
+    if steps or (build and any(spec.of.trains for spec in waiting)):
         out.print(largest_step(waiting, steps, here), markup=False)
+    heads, rows = ["run", "time", "to keep", *(["a step"] if steps else [])], []
     for spec, guess in zip(waiting, guesses, strict=True):
         took, disk = "~" * guess.rough + duration(guess.seconds), size(guess.kept_bytes)
-        step = f" {size(steps[spec.id].on(1)):>10}" if spec.id in steps else ""
-        out.print(f"  {spec.of.describe(spec):<46}{took:>10} {disk:>10}{step}", markup=False)
+        step = [size(steps[spec.id].on(1)) if spec.id in steps else ""] if steps else []
+        rows.append([spec.of.describe(spec), took, disk, *step])
+    if rows:
+        print_grid(columns(heads, rows, words=(0,)), out)
 
 
 def _steps(specs: Sequence[RunSpec], here: Hardware) -> dict[str, StepMemory]:
