@@ -45,7 +45,16 @@ def sections(filled: FilledTable) -> list[Section]:
     inside, beside = ([c for c in cells if c.beside is side] for side in (False, True))
     word = _auxiliary(filled)
     notes = [*scale_notes(inside), *added_notes(filled), *_later_notes(filled)] if inside else []
-    whole = Section(table.name, table.title, table.label_names, inside, notes, filled.claims, word)
+    whole = Section(
+        table.name,
+        table.title,
+        table.label_names,
+        inside,
+        notes,
+        filled.claims,
+        word,
+        named=len([column for column in table.columns if not column.ours]) > 1,
+    )
     scales = [note for note in scale_notes(beside) if note not in notes]
     ours = Section(
         f"{table.name}/beside",
