@@ -1,4 +1,4 @@
-"""Marks of a recipe: which of its values are ours, because paper and official code leave them open."""
+"""Marks of a recipe: which values are ours, because paper and official code leave them open."""
 
 from __future__ import annotations
 
