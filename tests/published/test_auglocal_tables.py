@@ -99,9 +99,10 @@ def test_auglocal_on_imagenet_has_one_depth_and_no_joint_layers():
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet50").rule == settings
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet34").rule == settings | {"depth": 5}
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet101").rule == settings | {"depth": 4}
-    own = {"depth": 6, "halving": "width", "classifier": "mlp"}
+    own = {"depth": 6, "halving": "width", "classifier": "mlp", "initial": "torch"}
     assert load_recipe(IMAGENET).for_run("auglocal", "vgg13").rule == settings | own
-    assert load_recipe(IMAGENET).for_run("dgl", "vgg13").rule == {"by_width": True}
+    own = {"by_width": True, "initial": "torch"}
+    assert load_recipe(IMAGENET).for_run("dgl", "vgg13").rule == own
     assert "auglocal-resnet34-r0-d5-no_joint-" in spec(network="resnet34", recipe=IMAGENET).id
 
 
