@@ -44,8 +44,8 @@ class Column:
     beside: str = ""  # the column whose printed cells this one, of ours, stands beside
     epoch: Literal["last", "best"] = "last"  # whose figure it is
     best: bool = False  # whether a column of the best epoch stands beside it
-    # Its runs are of one of the GPUs that print sums over; other rows have no such cell. A "sum" is so
-    # many times the figure, a share stays the "same".
+    # Its runs are of one of the GPUs that print sums over; other rows have no such cell. A "sum" is
+    # so many times the figure, a share stays the "same".
     each_gpu: Literal["", "sum", "same"] = ""
 
     def of_best_epoch(self) -> Column:

@@ -40,8 +40,8 @@ class Section:
 def sections(filled: FilledTable) -> list[Section]:
     """The table itself, then what is shown beside it: baselines and columns of ours."""
     table = filled.plan.table
-    # Without a place in the table, what was left out is not shown at all.
-    cells = [c for c in filled.cells if not (c.beside and c.mean is None and c.planned.later)]
+    # Without a place in the table, what was left out is not shown at all, nor an epoch of no run.
+    cells = [c for c in filled.cells if c.mean is not None or not _hidden_without(c)]
     inside, beside = ([c for c in cells if c.beside is side] for side in (False, True))
     word = _auxiliary(filled)
     notes = [*scale_notes(inside), *added_notes(filled), *_later_notes(filled)] if inside else []
@@ -66,6 +66,11 @@ def sections(filled: FilledTable) -> list[Section]:
         named=True,
     )
     return [section for section in (whole, ours) if section.cells]
+
+
+def _hidden_without(cell: FilledCell) -> bool:
+    """Whether a cell is shown only where it has a number."""
+    return cell.beside and (cell.planned.later or cell.column.epoch == "best")
 
 
 def scale_notes(cells: Sequence[FilledCell]) -> list[str]:
