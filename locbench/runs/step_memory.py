@@ -74,7 +74,7 @@ def traced_memory(spec: RunSpec) -> StepMemory | None:
             _TRACED[key] = None
         else:
             shared = step.peak_bytes - step.gradient_bytes + step.image_bytes
-            kept = step.weight_bytes + COPIES * step.gradient_bytes
+            kept = step.parameter_bytes + step.buffer_bytes + COPIES * step.gradient_bytes
             images = recipe.training.batch // recipe.training.accumulate
             _TRACED[key] = StepMemory(shared, kept, images)
     return _TRACED[key]

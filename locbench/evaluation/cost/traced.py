@@ -38,18 +38,28 @@ class TracedStep:
     peak_bytes: the peak of all that the step allocates: what autograd keeps, gradients (those of
     parameters too), and the workspace of operators. Neither counts what exists before the step:
     weights, the optimizer's state, images.
-    weight_bytes, gradient_bytes, image_bytes: of parameters and buffers, of the parameters that are
-    updated, of the batch's images.
     timeline: (multiply-adds done, bytes saved, bytes allocated) after each operator.
+    parameter_bytes, buffer_bytes: of the network and the objectives.
+    gradient_bytes, image_bytes: of the parameters that are updated, and of the batch's images.
     """
 
     saved_bytes: int
     peak_bytes: int
     multiply_adds: int
-    weight_bytes: int
+    timeline: tuple[tuple[int, int, int], ...]
+    parameter_bytes: int
+    buffer_bytes: int
     gradient_bytes: int
     image_bytes: int
-    timeline: tuple[tuple[int, int, int], ...]
+
+    @property
+    def process_bytes(self) -> int:
+        """What one of several data-parallel processes holds when it keeps the most.
+
+        Of every parameter the weight, the gradient, the momentum, and the gradient once more in the
+        buckets that `DistributedDataParallel` sends; buffers; what autograd keeps of its share.
+        """
+        return 4 * self.parameter_bytes + self.buffer_bytes + self.saved_bytes
 
 
 @dataclass(frozen=True)
@@ -107,14 +117,19 @@ def trace(case: Case) -> TracedStep:
         ):
             engine.step(setting.batch)
         tape.sample()
+    parameters, buffers = (
+        sum({id(t): t.nbytes for module in setting.modules for t in each(module)}.values())
+        for each in (nn.Module.parameters, nn.Module.buffers)
+    )
     return TracedStep(
         saved.peak,
         tape.peak,
         tape.work,
-        weight_bytes=sum(tensor.nbytes for tensor in set(tensors_of(setting.modules))),
+        timeline=tuple(tape.timeline),
+        parameter_bytes=parameters,
+        buffer_bytes=buffers,
         gradient_bytes=sum(parameter.nbytes for parameter in engine.parameters()),
         image_bytes=setting.batch.images.nbytes,
-        timeline=tuple(tape.timeline),
     )
 
 
