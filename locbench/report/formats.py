@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from locbench.errors import UserError
 from locbench.plugins.entry import suggest
+from locbench.report.claims import MARKS
 from locbench.report.filled import FilledTable, fill_table
 from locbench.report.layout import (
-    MARKS,
     NOTHING,
     Section,
     added_notes,

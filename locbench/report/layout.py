@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from locbench.plugins.registry import RULES
 from locbench.published.table import Table
 from locbench.report.baselines import margin_lines, margins
-from locbench.report.filled import FilledCell, FilledTable, JudgedClaim
+from locbench.report.claims import JudgedClaim
+from locbench.report.filled import FilledCell, FilledTable
 from locbench.report.grid import Column
 
 NOTHING = "–"  # noqa: RUF001 - the dash of an empty cell
@@ -19,7 +20,10 @@ SCALE_NOTES = {
     "small": "Scale small: real data at a reduced budget; "
     "published numbers are shown beside and not judged.",
 }
-MARKS = {True: "✓", False: "✗", None: "?"}
+MORE = (
+    "Of the paper's claims smoke says nothing: `locbench show {table}` judges them on print, "
+    "--scale small on real data at a reduced budget, --scale paper as published."
+)
 STACKED = "In each cell: measured ± sd (n), and under it the published number."
 
 
@@ -56,7 +60,15 @@ def sections(filled: FilledTable) -> list[Section]:
         auxiliary=word,
         named=True,
     )
-    return [section for section in (whole, ours) if section.cells]
+    shown = [section for section in (whole, ours) if section.cells]
+    ends = [replace(section, notes=[*section.notes, *_more(filled)]) for section in shown[-1:]]
+    return [*shown[:-1], *ends]
+
+
+def _more(filled: FilledTable) -> list[str]:
+    """How to have the claims judged, where they were not for the scale."""
+    unjudged = len(filled.claims) < len(filled.plan.table.claims)
+    return [MORE.format(table=filled.plan.table.name)] if unjudged else []
 
 
 def scale_notes(cells: Sequence[FilledCell]) -> list[str]:

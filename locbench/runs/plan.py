@@ -240,21 +240,23 @@ def _later(cell: Cell, options: Options, table: Table) -> bool:
 
 
 def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
-    """For every probed network: the same untrained, and logistic regression on pixels."""
+    """What stands beside the cells: the baselines of their kinds of run, each once."""
     baselines: dict[str, PlannedCell] = {}
     for planned in cells:
-        if planned.later or not planned.specs or not planned.specs[0].of.has_baselines:
+        if planned.later or not planned.specs:
             continue
         first = planned.specs[0]
-        rules = [UNTRAINED, *([PIXELS] if pixels_fit(first.recipe, first.data) else [])]
-        for rule in rules:
-            specs = tuple(runs.unique([_baseline_spec(spec, rule) for spec in planned.specs]))
+        for rule in first.of.baselines:
+            if rule == PIXELS and not pixels_fit(first.recipe, first.data):
+                continue
+            specs = tuple(runs.unique([baseline_spec(spec, rule) for spec in planned.specs]))
             cell = PlannedCell(_baseline_cell(planned.cell, rule), specs, True)
             baselines.setdefault(specs[0].id, cell)
     return sorted(baselines.values(), key=lambda planned: planned.specs[0].rule == PIXELS)
 
 
-def _baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
+def baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
+    """The run of a baseline, "untrained" or "pixels", that a run is compared with."""
     if rule == PIXELS:
         return pixels_spec(spec.recipe, spec.data)
     return probe_spec(spec.recipe, rule, spec.network, seed=spec.seed, data=spec.data)

@@ -55,7 +55,7 @@ class Kind(ABC):
     learns: ClassVar[str] = ""  # what its rules have to learn from, where that is not free
     needs: ClassVar[tuple[str, ...]] = ()  # what a fill has to say besides
     uses_data: ClassVar[bool] = True
-    has_baselines: ClassVar[bool] = False  # whether untrained weights and pixels stand beside it
+    baselines: ClassVar[tuple[str, ...]] = ()  # of "untrained", "pixels": what it has to beat
     trains: ClassVar[bool] = False  # whether it leaves an encoder that others read
     apart: ClassVar[bool] = False  # whether it measures in processes of its own
     memory_keys: ClassVar[str] = "training.batch or data.resolution"  # to set where memory is full
