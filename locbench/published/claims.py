@@ -184,7 +184,7 @@ class Claim:
         ]
         text = (" to " if kind.shape == "series" else " against ").join(sides)
         if error > 0:
-            text += f" ± {error:.1g}" if len(keys) == 1 else f": {x:+.2g} ± {error:.1g}"
+            text += f" ± {error:.2f}" if len(keys) == 1 else f": {x:+.2f} ± {error:.2f}"
         return f"{', '.join(shared)}: {text}" if shared else text
 
 

@@ -47,9 +47,11 @@ class JudgedClaim:
     @property
     def note(self) -> str:
         """Where it is from, and what decided it."""
-        contradicted = "" if self.holds_in_print else "contradicted by its own numbers"
-        source = [self.source, contradicted, "margin ours" if self.margin_ours else ""]
-        return "; ".join(part for part in (", ".join(filter(None, source)), self.detail) if part)
+        source = (
+            self.source if self.holds_in_print else f"{self.source} (its numbers contradict it)"
+        )
+        origin = ", ".join(filter(None, (source, "margin ours" if self.margin_ours else "")))
+        return "; ".join(filter(None, (origin, self.detail)))
 
     def __str__(self) -> str:
         """The sentence, and what is to be known of it."""

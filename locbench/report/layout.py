@@ -18,11 +18,11 @@ SCALE_NOTES = {
     "smoke": "Scale smoke: these measurements show that everything runs; "
     "they say nothing about the paper.",
     "small": "Scale small: real data at a reduced budget; "
-    "published numbers are shown beside and not judged.",
+    "claims are judged on it; published numbers are shown beside and not compared.",
 }
 MORE = (
-    "Of the paper's claims smoke says nothing: `locbench show {table}` judges them on print, "
-    "--scale small on real data at a reduced budget, --scale paper as published."
+    "Claims are not judged at smoke. More: --scale small (real data, a reduced budget), "
+    "--scale paper (as published), `locbench show {table}` (the claims on the printed numbers)."
 )
 STACKED = "In each cell: measured ± sd (n), and under it the published number."
 

@@ -250,8 +250,12 @@ def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
             if rule == PIXELS and not pixels_fit(first.recipe, first.data):
                 continue
             specs = tuple(runs.unique([baseline_spec(spec, rule) for spec in planned.specs]))
-            cell = PlannedCell(_baseline_cell(planned.cell, rule), specs, True)
-            baselines.setdefault(specs[0].id, cell)
+            cell = _baseline_cell(planned.cell, rule)
+            known = baselines.setdefault(specs[0].id, PlannedCell(cell, specs, True))
+            if known.cell.column.key != cell.column.key:
+                column = replace(known.cell.column, label="every column")
+                shared = replace(known, cell=replace(known.cell, column=column))
+                baselines[specs[0].id] = shared
     return sorted(baselines.values(), key=lambda planned: planned.specs[0].rule == PIXELS)
 
 
