@@ -241,7 +241,7 @@ def _later(cell: Cell, options: Options, table: Table) -> bool:
 
 def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
     """What stands beside the cells: the baselines of their kinds of run, each once."""
-    baselines: dict[str, PlannedCell] = {}
+    baselines: dict[str, tuple[tuple[RunSpec, ...], list[Cell]]] = {}
     for planned in cells:
         if planned.later or not planned.specs:
             continue
@@ -250,13 +250,12 @@ def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
             if rule == PIXELS and not pixels_fit(first.recipe, first.data):
                 continue
             specs = tuple(runs.unique([baseline_spec(spec, rule) for spec in planned.specs]))
-            cell = _baseline_cell(planned.cell, rule)
-            known = baselines.setdefault(specs[0].id, PlannedCell(cell, specs, True))
-            if known.cell.column.key != cell.column.key:
-                column = replace(known.cell.column, label="every column")
-                shared = replace(known, cell=replace(known.cell, column=column))
-                baselines[specs[0].id] = shared
-    return sorted(baselines.values(), key=lambda planned: planned.specs[0].rule == PIXELS)
+            baselines.setdefault(specs[0].id, (specs, []))[1].append(planned.cell)
+    beside = [
+        PlannedCell(_baseline_cell(of, specs[0].rule), specs, True)
+        for specs, of in baselines.values()
+    ]
+    return sorted(beside, key=lambda planned: planned.specs[0].rule == PIXELS)
 
 
 def baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
@@ -266,12 +265,15 @@ def baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
     return probe_spec(spec.recipe, rule, spec.network, seed=spec.seed, data=spec.data)
 
 
-def _baseline_cell(cell: Cell, rule: str) -> Cell:
-    """A row of our own: the method, or else the first label, of the cell's row replaced."""
-    labels = dict.fromkeys(cell.row.labels, "")
-    labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
+def _baseline_cell(cells: Sequence[Cell], rule: str) -> Cell:
+    """A row of our own: the method, or else the first label, of the cells' first row replaced."""
+    row, column = cells[0].row, cells[0].column
+    labels = dict.fromkeys(row.labels, "")
+    labels |= {k: v for k, v in row.labels.items() if k == "network" and rule == UNTRAINED}
     said = "method" if "method" in labels else next(iter(labels))
     labels[said] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
     plain = {"cited": False, "source": "", "inferred": (), "published": {}, "added": False}
-    row = replace(cell.row, labels=labels, **plain)
-    return replace(cell, row=row, published=None, fill=None)
+    row = replace(row, labels=labels, **plain)
+    columns = " / ".join(dict.fromkeys(cell.column.label for cell in cells))
+    column = replace(column, label=columns)
+    return replace(cells[0], row=row, column=column, published=None, fill=None)

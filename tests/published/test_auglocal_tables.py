@@ -203,9 +203,12 @@ def test_table1_runs_the_cifar_column_at_smoke_and_lays_out_the_others():
     assert sum(cell.baseline for cell in plan.cells) == 1, "the pixels of CIFAR-10's images"
     assert len(plan.cells) == 54 + 1 and len(plan.runs()) == 18 + 1
     assert {p.cell.column.key for p in plan.cells if not p.later} == {"cifar10"}
-    assert len(plan_of("table1", columns="all").runs()) == 54
-    assert len(plan_of("table1", columns="svhn").runs()) == 18
-    assert len(plan_of("table1", rows="resnet-32 bp").runs()) == 1
+    whole = plan_of("table1", columns="all")
+    pixels = [cell.cell.column.label for cell in whole.cells if cell.baseline]
+    assert pixels == ["CIFAR-10 / SVHN", "STL-10"], "one regression for the same images"
+    assert len(whole.runs()) == 54 + 2
+    assert len(plan_of("table1", columns="svhn").runs()) == 18 + 1
+    assert len(plan_of("table1", rows="resnet-32 bp").runs()) == 1 + 1
     assert len(plan_of("table1", scale="paper", assume_data=True).runs()) == 54
     depths = {s.recipe.rule.get("depth") for s in plan.runs()}
     assert depths == {None, 2, 3, 4, 5, 6}
