@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["locbench.training.loop", "timm.optim.lars"])
+FORKS.set_forkserver_preload(["locbench.training.loop"])
 
 
 class Forked:

@@ -17,9 +17,9 @@ FIRST_OF = {form: forms[0] for forms in SECTIONS.values() for form in forms}
 def differing(section: Any) -> dict[str, Any]:
     """The values of a recipe's section that are not its form's defaults, as JSON has them.
 
-    With the `name` of a form that is not the section's first, and with the version of the form's
-    defaults from 2 on: it goes up when the value of one changes. A new key with a default that
-    changes nothing is not in it.
+    With the `name` of a form that is not the section's first, and with the form's version from 2
+    on: it goes up when the value of a default changes, or what the values do. A new key with a
+    default that changes nothing is not in it.
     """
     values = {
         field.name: list(value) if isinstance(value, tuple) else value

@@ -59,8 +59,10 @@ def load_recipe(
     values = _merge(groups, profile)
     values["probe"]["profile"] = profile
     title = next((f.title for f in reversed(files) if f.title), "")
+    note = next((f.notes[scale] for f in reversed(files) if f.notes.get(scale)), "")
     where = f"{files[-1].path} at scale {scale}" + (" with overrides" if overrides or cell else "")
-    return _build(values, name.removesuffix(".toml"), scale, title, where)
+    heads = {"name": name.removesuffix(".toml"), "scale": scale, "title": title, "note": note}
+    return _build(values, heads, where)
 
 
 def load_joint(
@@ -113,11 +115,11 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
             raise UserError(f"{where}: the recipe has no '{key}'; run it again")
     if values["scale"] not in SCALES:
         raise UserError(f"{where}: unknown scale '{values['scale']}'; run it again")
-    heads = ("name", "scale", "title", "downstream")
-    sections = {k: v for k, v in values.items() if k not in heads}
+    names = ("name", "scale", "title", "note", "downstream")
+    heads = {key: values[key] for key in names if key in values}
+    sections = {k: v for k, v in values.items() if k not in names}
     checked = {s: check_section(s, entries, where=where) for s, entries in sections.items()}
-    recipe = _build(checked, values["name"], values["scale"], values.get("title", ""), where)
-    return dataclasses.replace(recipe, downstream=values.get("downstream", ""))
+    return _build(checked, heads, where)
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -136,6 +138,7 @@ class _File:
     path: Path
     title: str
     extends: str | None
+    notes: dict[str, str]
     paper: _Layer
     scales: dict[str, _Layer]
 
@@ -186,10 +189,16 @@ def _read_anew(path: Path, *version: int) -> _File:
     for scale in scales:
         if scale not in SCALES[1:]:
             raise UserError(f"{path}: unknown scale '{scale}'{suggest(scale, SCALES[1:])}")
+    notes = {
+        scale: typed(entries.pop("note", ""), str, where=f"{path}: scales.{scale}: note")
+        for scale, entries in scales.items()
+        if isinstance(entries, dict)
+    }
     return _File(
         path=path,
         title=title,
         extends=extends,
+        notes=notes,
         paper=_layer(table, str(path), ("title", "extends", "scales")),
         scales={scale: _layer(t, f"{path}: scales.{scale}") for scale, t in scales.items()},
     )
@@ -269,9 +278,7 @@ def _choose_profile(groups: list[list[_Layer]], path: Path) -> str:
 # --- the whole -------------------------------------------------------------------------------
 
 
-def _build(
-    values: Mapping[str, dict[str, Any]], name: str, scale: str, title: str, where: str
-) -> Recipe:
+def _build(values: Mapping[str, dict[str, Any]], heads: Mapping[str, str], where: str) -> Recipe:
     sections = {}
     for section in SECTIONS:
         entries = values.get(section, {})
@@ -279,6 +286,6 @@ def _build(
             continue
         sections[section] = build_form(section, entries, where=where)
     free = {section: dict(values.get(section, {})) for section in FREE}
-    recipe = Recipe(name, scale, title, **free, **sections)
+    recipe = Recipe(**heads, **free, **sections)
     check_together(recipe, where)
     return recipe

@@ -35,12 +35,14 @@ class Recipe:
 
     `rule` holds free scalars that the rule itself checks; `rules` more of them by the rule that
     they are for, and under it by network (see `for_run`). `downstream` is the recipe that
-    `detection` is of, where the two are joined.
+    `detection` is of, where the two are joined. `note` is what a reader of its numbers at this
+    scale has to know.
     """
 
     name: str
     scale: str
     title: str = ""
+    note: str = ""
     downstream: str = ""
     rule: dict[str, Scalar] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars, as they stand in a record; see `recipe_from_dict`."""
         values = _plain(dataclasses.asdict(self))
-        absent = [key for key in ("downstream", "rules", *OPTIONAL) if not values[key]]
+        absent = [key for key in ("note", "downstream", "rules", *OPTIONAL) if not values[key]]
         return {key: value for key, value in values.items() if key not in absent}
 
     @property

@@ -109,7 +109,7 @@ class Network:
 class Lars:
     """Pretraining's optimizer; `lr` is the peak after warm-up, `trust` LARS's coefficient."""
 
-    VERSION: ClassVar = 1
+    VERSION: ClassVar = 2  # 1: the learning rate outside the momentum, as in timm
     name: Literal["lars"] = "lars"
     lr: NotNegative = 4.8
     momentum: Momentum = 0.9

@@ -44,12 +44,21 @@ class Section:
 def sections(filled: FilledTable) -> list[Section]:
     """The table itself, then what is shown beside it: baselines and columns of ours."""
     table = filled.plan.table
-    # Without a place in the table, what was left out is not shown at all.
-    cells = [c for c in filled.cells if not (c.beside and c.mean is None and c.planned.later)]
+    # Without a place in the table, what was left out is not shown at all, nor an epoch of no run.
+    cells = [c for c in filled.cells if c.mean is not None or not _hidden_without(c)]
     inside, beside = ([c for c in cells if c.beside is side] for side in (False, True))
     word = _auxiliary(filled)
     notes = [*scale_notes(inside), *added_notes(filled), *_later_notes(filled)] if inside else []
-    whole = Section(table.name, table.title, table.label_names, inside, notes, filled.claims, word)
+    whole = Section(
+        table.name,
+        table.title,
+        table.label_names,
+        inside,
+        notes,
+        filled.claims,
+        word,
+        named=len([column for column in table.columns if not column.ours]) > 1,
+    )
     scales = [note for note in scale_notes(beside) if note not in notes]
     ours = Section(
         f"{table.name}/beside",
@@ -69,6 +78,11 @@ def _more(filled: FilledTable) -> list[str]:
     """How to have the claims judged, where they were not for the scale."""
     unjudged = len(filled.claims) < len(filled.plan.table.claims)
     return [MORE.format(table=filled.plan.table.name)] if unjudged else []
+
+
+def _hidden_without(cell: FilledCell) -> bool:
+    """Whether a cell is shown only where it has a number."""
+    return cell.beside and (cell.planned.later or cell.column.epoch == "best")
 
 
 def scale_notes(cells: Sequence[FilledCell]) -> list[str]:

@@ -31,13 +31,14 @@ def auglocal(
     multiplier: float = 1.0,
     halving: str = "stride",
     classifier: str = "linear",
+    initial: str = "he",
     reconstruction: bool = False,
 ) -> list[Unit]:
     """One unit a block; the last `depth` blocks and the classifier are one where `joint`.
 
-    `selection`, `layer`, `multiplier`: see `Auxiliary` (Tables 5 and 10); so `halving` and
-    `classifier`, which are others for VGG-13 on ImageNet. `reconstruction` adds InfoPro's loss to
-    the cross-entropy (Table 13).
+    `selection`, `layer`, `multiplier`: see `Auxiliary` (Tables 5 and 10); so `halving`,
+    `classifier` and `initial`, which are others for networks that are no ResNets.
+    `reconstruction` adds InfoPro's loss to the cross-entropy (Table 13).
     """
     counts = hidden_layers(len(network.blocks), depth=depth, decay=decay, joint=joint)
     auxiliary = Auxiliary(
@@ -46,6 +47,7 @@ def auglocal(
         multiplier=multiplier,
         halving=halving,
         classifier=classifier,
+        initial=initial,
     )
 
     def objective(index: int, ratio: float) -> Supervised:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from locbench.errors import UserError
-from locbench.networks.base import Network, he_normal
+from locbench.networks.base import Module, Network, he_normal
 from locbench.plugins.entry import suggest
 from locbench.rules.supervised import pooled
 
 SELECTIONS = ("uniform", "sequential", "repetitive", "repetitive s2")
-HALVINGS, CLASSIFIERS = ("stride", "width"), ("linear", "mlp")
+HALVINGS, CLASSIFIERS = ("stride", "width"), ("linear", "plain", "mlp")
+INITIALS = ("he", "torch")
 MLP = 512  # the features and hidden neurons of the classifier "mlp"
 LAYERS = {"block": 0, "conv1x1": 1, "conv3x3": 3}  # the side of a convolution's kernel
 
@@ -73,7 +74,10 @@ class Auxiliary:
     layer: what the selected layers are made of: blocks of their kind, or plain convolutions.
     multiplier: of the widths, where layers are convolutions.
     halving: of the resolution, see `carried_strides` and, for "width", `width_strides`.
-    classifier: of pooled features, or VGG-13's "mlp" on ImageNet (see there).
+    classifier: "linear" after the pool, with a batch norm between them after one hidden layer, as
+    in the code for small images; "plain", without it, as the paper's Table 6 shows it; the code's
+    "mlp" for VGG (see there).
+    initial: how they start, see `started`.
     """
 
     selection: str = "uniform"
@@ -81,20 +85,18 @@ class Auxiliary:
     multiplier: float = 1.0
     halving: str = "stride"
     classifier: str = "linear"
+    initial: str = "he"
 
     def __post_init__(self) -> None:
         for key, choices in (("halving", HALVINGS), ("classifier", CLASSIFIERS)):
-            if (value := getattr(self, key)) not in choices:
-                raise UserError(f"rule.{key} = '{value}'{suggest(value, choices)}")
+            check_choice(key, getattr(self, key), choices)
 
     def build(
         self, network: Network, layer: int, count: int, norm: bool = True
     ) -> tuple[nn.Sequential, str]:
         """The auxiliary network of a block with `count` hidden layers, and its description.
 
-        With one hidden layer there is a batch norm before the linear classifier if `norm`, as in
-        the code for small images (the paper's Table 6 does not show it, the code for ImageNet has
-        none).
+        Without `norm` no batch norm precedes the classifier: the code for ImageNet has none.
 
         A halving of the resolution that the network makes between two selected layers is made by
         the next layer, one at a time; what is left over is carried to the layer after it.
@@ -113,11 +115,11 @@ class Auxiliary:
         if self.classifier == "mlp":
             classifier, top = mlp(network.num_classes), "3 linear"
         else:
-            top = "linear"
-            classifier = pooled(width, network.num_classes, norm=norm and count <= 1)
+            top, norm = "linear", norm and count <= 1 and self.classifier == "linear"
+            classifier = pooled(width, network.num_classes, norm=norm)
         kind = "block" if self.layer == "block" else self.layer.replace("conv", "conv ")
         text = f"{len(hidden)} {kind}{'' if len(hidden) == 1 else 's'} + {top}"
-        return nn.Sequential(*hidden, *classifier), text
+        return started(nn.Sequential(*hidden, *classifier), self.initial), text
 
     def _selection_at(self, stage: int, stages: int) -> str:
         parts = self.selection.split("/")
@@ -147,8 +149,7 @@ def carried_strides(network: Network, layer: int, chosen: Sequence[int]) -> list
 
     Where the network shrinks its maps by less (PResNet-50), one is due when they make up a half.
 
-    On ResNets these are the official code's, which goes by widths; on other networks they are our
-    reading of it (for VGG on ImageNet that code has `width_strides`).
+    On ResNets these are the official code's, which goes by widths: there both are the same.
     """
     strides, position, due = [], layer, Fraction(1)
     for index in chosen:
@@ -159,17 +160,36 @@ def carried_strides(network: Network, layer: int, chosen: Sequence[int]) -> list
 
 
 def width_strides(network: Network, layer: int, chosen: Sequence[int]) -> list[int]:
-    """The stride of each chosen layer: 2 where its width is not that before it, however it differs.
+    """The stride of each chosen layer: 2 where its width is twice that before it, or any more.
 
-    So the official code does it for VGG-13 on ImageNet, by max-pooling: between the two stages of
-    512 channels it does not halve.
+    So the paper has it. The official code's VGG max-pools where the width changes, which is the
+    same: between its two stages of 512 channels it does not halve.
     """
     widths = [network.widths[index] for index in (layer, *chosen)]
-    return [1 if width == before else 2 for before, width in pairwise(widths)]
+    return [2 if width >= 2 * before else 1 for before, width in pairwise(widths)]
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """UserError for a setting of another value than these."""
+    if value not in choices:
+        raise UserError(f"rule.{key} = '{value}'{suggest(value, choices)}")
+
+
+def started(auxiliary: Module, initial: str) -> Module:
+    """The auxiliary network, its convolutions as they are made ("he"), or drawn anew ("torch").
+
+    That is torch's default, from which those of VGG start in the official code: it draws He's for
+    the network alone, before it makes them.
+    """
+    check_choice("initial", initial, INITIALS)
+    for part in auxiliary.modules() if initial == "torch" else ():
+        if isinstance(part, nn.Conv2d):
+            part.reset_parameters()
+    return auxiliary
 
 
 def mlp(num_classes: int) -> nn.Sequential:
-    """[B, C, H, W] -> [B, num_classes]: the classifier of VGG-13's auxiliary networks on ImageNet.
+    """[B, C, H, W] -> [B, num_classes]: the classifier of VGG's auxiliary networks in the code.
 
     The flattened map is averaged to 512 values, whatever its size; two hidden layers of as many
     neurons with batch norm and ReLU, where the network's own has 4096.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from locbench.errors import UserError
@@ -9,7 +10,7 @@ from locbench.networks.base import Block, Network, Stride
 from locbench.plugins.entry import suggest
 from locbench.rules.contrastive import Contrastive
 
-WORDS = {"blocks": "", "stage": "1 stage", "network": "full network"}
+WORDS = {"blocks": "", "stage": "1 stage", "full": "full network", "rest": "rest of the network"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +19,16 @@ class Decoders:
 
     decoder: "blocks", `decoder_blocks` conv blocks of the kind of the block they follow, channels
     kept; "stage", blocks as in the next stage of the encoder, and after the last stage as many as
-    it has; "network", blocks as in all stages that follow, so that what a loss sees is as deep as
-    the whole encoder, and none after the last.
+    it has; "full", a decoder as deep as the full encoder: blocks as in all stages that follow, then
+    more of the last stage's, until there are as many as the encoder has after its stem; "rest", the
+    former alone, so that what a loss sees is as deep as the encoder, and none after the last stage.
     decoder_downsampling: whether they shrink the map: a conv block by 2, the others as the encoder
-    does. Without it all their strides are 1.
+    does, and the first of those that go on past its last stage by 2. Without it all strides are 1.
     mlp_layers: linear layers of the MLP after the pool.
 
-    The paper gives the depths. That a conv block keeps its channels, that each of two shrinks the
-    map, that "stage" and "network" have the encoder's widths and strides, and what follows the
-    last stage are our choices.
+    The paper gives the depths ("full" is Table 4's "full network"; "rest" is another reading of
+    it). That a conv block keeps its channels, that each of two shrinks the map, that the others
+    have the encoder's widths and strides, and what goes on past its last stage are our choices.
     """
 
     temperature: float
@@ -50,16 +52,24 @@ class Decoders:
         )
 
     def _convs(self, network: Network, last: int) -> list[Block]:
-        block, stage = network.blocks[last], network.stage_of(last)
-        width = block.out_channels
+        block = network.blocks[last]
         if self.decoder == "blocks":
+            width = block.out_channels
             return [block.like(width, width, self._stride(2)) for _ in range(self.decoder_blocks)]
-        if self.decoder == "network":
-            return [self._as(later) for later in network.blocks[last + 1 :]]
-        if stage + 1 < len(network.stages):
-            return [self._as(network.blocks[index]) for index in network.stages[stage + 1]]
-        strides = [2, *[1] * (len(network.stages[stage]) - 1)]
-        return [block.like(width, width, self._stride(stride)) for stride in strides]
+        following, depth = self._following(network, last)
+        convs = [self._as(later) for later in following]
+        block = [block, *convs][-1]
+        width, strides = block.out_channels, [2, *[1] * depth][: depth - len(convs)]
+        return [*convs, *(block.like(width, width, self._stride(stride)) for stride in strides)]
+
+    def _following(self, network: Network, last: int) -> tuple[Sequence[Block], int]:
+        """The blocks of the encoder that those of the decoder are like at first, and its depth."""
+        if self.decoder == "stage":
+            _, *later = network.stages[network.stage_of(last) :]
+            following = [network.blocks[index] for index in (later or [[]])[0]]
+            return following, len(following or network.stages[-1])
+        following = network.blocks[last + 1 :]
+        return following, len(network.blocks) - 1 if self.decoder == "full" else len(following)
 
     def _as(self, block: Block) -> Block:
         return block.like(block.in_channels, block.out_channels, self._stride(block.stride))

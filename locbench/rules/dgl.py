@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import nn
 
 from locbench.networks.base import Network
-from locbench.rules.auxiliary import conv_layer, scaled_or
+from locbench.rules.auxiliary import conv_layer, scaled_or, started
 from locbench.rules.supervised import Supervised, local_units
 from locbench.units import Unit
 
@@ -27,11 +27,13 @@ def dgl(
     decay: float = 0.5,
     multiplier: float = 1.0,
     by_width: bool = False,
+    initial: str = "he",
 ) -> list[Unit]:
     """One unit a block: MLP-SR auxiliary networks, or scaled ones of the given depth.
 
     `by_width`: their first pooling is that of the first block as wide, as in the AugLocal code for
-    VGG-13 on ImageNet, whose last stage is as wide as the one before it.
+    VGG-13 on ImageNet, whose last stage is as wide as the one before it. `initial`: how auxiliary
+    networks start, see `started`.
     """
     sides, widths = network.sides(), network.widths
 
@@ -44,7 +46,7 @@ def dgl(
 
     def objective(index: int, ratio: float) -> Supervised:
         classifier, text = build(index)
-        return Supervised(classifier, description=text)
+        return Supervised(started(classifier, initial), description=text)
 
     return local_units(network, objective, joint=joint)
 

@@ -4,6 +4,11 @@ Units {S1, S2}, {S2, S3}, {S3, S4}. The loss at the end of a unit reaches both o
 shared stage is trained by its own loss and by that of the stage above; the sum is not weighted.
 The last stage is only in the last unit. Decoder: one conv block with down-sampling, then the MLP.
 
+Section 4 and Figure 1 have these three losses on ResNet-50. Appendix A lists decoders at res2,
+res3 and res4 for GIM *and LoCo* beside the full encoder's, which would be four: `first_loss` adds
+the one at res2, the end of the first stage, and the units are {S1}, {S1, S2}, {S2, S3}, {S3, S4}.
+That it is off is our choice.
+
 Other ways of sharing (sec. 5.5, Table 5), and units of more stages: see `locbench.rules.sharing`.
 """
 
@@ -29,6 +34,7 @@ def loco(
     shared_blocks: int = 0,
     penalty: float = 0.0,
     unit_stages: int = 2,
+    first_loss: bool = False,
 ) -> list[Unit]:
     """One unit for every pair of neighbouring stages, or as `sharing` and `unit_stages` say.
 
@@ -42,6 +48,10 @@ def loco(
         mlp_layers=mlp_layers,
     )
     way = Sharing(
-        sharing=sharing, shared_blocks=shared_blocks, penalty=penalty, unit_stages=unit_stages
+        sharing=sharing,
+        shared_blocks=shared_blocks,
+        penalty=penalty,
+        unit_stages=unit_stages,
+        first_loss=first_loss,
     )
     return way.units(network, partial(decoders.after, network))

@@ -88,12 +88,14 @@ class Sharing:
         first in its unit, a choice: the paper does not say which.
       blocks: units of a stage and the first `shared_blocks` blocks of the next, and the last stage
         in one of its own, a choice too: else the rest of it would never be trained.
+    first_loss: one more unit, of the first stage alone (see `locbench.rules.loco`); for "stage".
     """
 
     sharing: str
     shared_blocks: int
     penalty: float
     unit_stages: int
+    first_loss: bool
 
     def __post_init__(self) -> None:
         if self.sharing not in SHARING:
@@ -102,6 +104,11 @@ class Sharing:
             raise UserError(
                 f"rule.unit_stages = {self.unit_stages} is for rule.sharing "
                 f"{' and '.join(OVER_MORE)}, not '{self.sharing}': leave it at 2"
+            )
+        if self.first_loss and (self.sharing != "stage" or self.unit_stages < 2):
+            raise UserError(
+                "rule.first_loss = true is for rule.sharing = 'stage' and units of two stages or "
+                "more: leave it at false"
             )
         for key, of in (("shared_blocks", "blocks"), ("penalty", "penalty")):
             value, is_used = getattr(self, key), self.sharing == of
@@ -119,6 +126,9 @@ class Sharing:
         if self.sharing == "blocks":
             return self._by_blocks(network, objective)
         units = self._by_stages(network, objective)
+        if self.first_loss:
+            first = network.stages[0]
+            return [Unit(first.start, first.stop, objective(first[-1])), *units]
         if self.sharing != "upper":
             return units
         stages = [frozenset(stage) for stage in network.stages]

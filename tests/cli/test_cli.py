@@ -91,7 +91,7 @@ for arguments in json.loads(sys.stdin.read()):
     sys.argv = ["locbench", *arguments]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         cli.main()
-    heavy = ("torch", "torchvision", "timm", "sklearn")
+    heavy = ("torch", "torchvision", "sklearn")
     imported[" ".join(arguments)] = [name for name in heavy if name in sys.modules]
 print(json.dumps(imported))
 """

@@ -95,9 +95,10 @@ def test_auglocal_on_imagenet_has_one_depth_and_no_joint_layers():
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet50").rule == settings
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet34").rule == settings | {"depth": 5}
     assert load_recipe(IMAGENET).for_run("auglocal", "resnet101").rule == settings | {"depth": 4}
-    own = {"depth": 6, "halving": "width", "classifier": "mlp"}
+    own = {"depth": 6, "halving": "width", "classifier": "mlp", "initial": "torch"}
     assert load_recipe(IMAGENET).for_run("auglocal", "vgg13").rule == settings | own
-    assert load_recipe(IMAGENET).for_run("dgl", "vgg13").rule == {"by_width": True}
+    own = {"by_width": True, "initial": "torch"}
+    assert load_recipe(IMAGENET).for_run("dgl", "vgg13").rule == own
     assert "auglocal-resnet34-r0-d5-no_joint-" in spec(network="resnet34", recipe=IMAGENET).id
 
 
@@ -201,8 +202,8 @@ def plan_of(name, **options):
 def test_table1_runs_the_cifar_column_at_smoke_and_lays_out_the_others():
     plan = plan_of("table1")
     assert sum(cell.baseline for cell in plan.cells) == 1, "the pixels of CIFAR-10's images"
-    assert len(plan.cells) == 54 + 1 and len(plan.runs()) == 18 + 1
-    assert {p.cell.column.key for p in plan.cells if not p.later} == {"cifar10"}
+    assert len(plan.cells) == 2 * 54 + 1 and len(plan.runs()) == 18 + 1
+    assert {p.cell.column.key for p in plan.cells if not p.later} == {"cifar10", "cifar10_best"}
     whole = plan_of("table1", columns="all")
     pixels = [cell.cell.column.label for cell in whole.cells if cell.baseline]
     assert pixels == ["CIFAR-10 / SVHN", "STL-10"], "one regression for the same images"
@@ -226,9 +227,14 @@ def test_table1_runs_the_cifar_column_at_smoke_and_lays_out_the_others():
     ],
 )
 def test_every_cell_of_the_accuracy_tables_has_a_run_of_its_own(name, runs):
+    """Whose best epoch a cell beside the table shows."""
     plan = plan_of(name, scale="paper", assume_data=True)
-    assert len(plan.runs()) == len(plan.cells) == runs
-    assert all(len(planned.specs) == 1 for planned in plan.cells)
+    last, best = (
+        {p.cell.key: p.specs for p in plan.cells if p.cell.column.epoch == epoch}
+        for epoch in ("last", "best")
+    )
+    assert len(plan.runs()) == len(last) == runs and all(len(s) == 1 for s in last.values())
+    assert best == {(row, f"{key}_best"): specs for (row, key), specs in last.items()}
 
 
 def test_imagenet_and_coco_share_the_trainings_of_resnet34():

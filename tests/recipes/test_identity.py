@@ -44,15 +44,15 @@ def test_a_default_that_changes_raises_the_version_of_its_section_or_rule(kind):
 
 
 def test_only_what_differs_is_in_an_identity():
-    lars, sgd = FORMS["Lars"], FORMS["SGD"]
-    assert differing(lars()) == {} and differing(lars(lr=0.3)) == {"lr": 0.3}
+    schedule, sgd = FORMS["Schedule"], FORMS["SGD"]
+    assert differing(schedule()) == {} and differing(schedule(epochs=2)) == {"epochs": 2}
     assert differing(sgd()) == {"name": "sgd"}, "another form of the section"
     assert differing(FORMS["Probe"](milestones=(3, 6))) == {"milestones": [3, 6]}
 
 
 def test_a_raised_version_is_in_an_identity(monkeypatch):
-    monkeypatch.setattr(FORMS["Lars"], "VERSION", 2)
-    assert differing(FORMS["Lars"]()) == {"defaults": 2}
+    monkeypatch.setattr(FORMS["Schedule"], "VERSION", 2)
+    assert differing(FORMS["Schedule"]()) == {"defaults": 2}
     monkeypatch.setattr(FORMS["Augmentation"], "VERSION", 3)
     for form in ("Augmentation", "Crop"):  # the values of any form are told from the first's
         assert differing_keys(FORMS[form](), ("mean",))["defaults"] == 3

@@ -9,6 +9,7 @@ import pytest
 from locbench.errors import UserError
 from locbench.plugins.registry import RULES
 from locbench.recipes import load as recipes
+from locbench.recipes.chosen import chosen_keys
 from locbench.recipes.load import load_recipe, recipe_from_dict, recipe_names, with_overrides
 from locbench.recipes.recipe import SCALES
 from locbench.recipes.schema import SECTIONS
@@ -55,7 +56,7 @@ def test_every_contrastive_rule_has_the_recipes_temperature(scale, wanted):
     rules = [rule for rule in RULES if not rule.source and "temperature" in rule.settings]
     assert {"simclr", "gim", "loco"} <= {rule.name for rule in rules}
     for rule in rules:
-        assert recipe.for_run(rule.name, "resnet50").rule == {"temperature": wanted}
+        assert recipe.for_run(rule.name, "resnet50").rule["temperature"] == wanted
 
 
 def test_loco_imagenet_at_paper_scale_is_the_protocol_of_section_5_1():
@@ -167,6 +168,23 @@ def test_a_file_is_over_its_base_and_a_scale_over_both(write):
     # The base says 0.25 at smoke and the child 0.75 in general: the scale decides.
     assert (smoke.optimizer.lr, smoke.optimizer.momentum) == (1.0, 0.25)
     assert smoke.schedule.epochs == 30
+
+
+def test_a_scale_says_what_its_readers_have_to_know(write):
+    write("base", "[scales.small]\nnote = 'not tuned'\n[scales.small.schedule]\nepochs = 20\n")
+    write("heir", "extends = 'base'\n")
+    assert load_recipe("heir", "small").note == "not tuned"
+    assert load_recipe("heir").note == "" and "note" not in load_recipe("heir").as_dict()
+
+
+def test_values_that_are_marked_as_chosen_are_known(write):
+    write(
+        "base", "[network]  # [chosen] all of it\n[optimizer]\nlr = 4.8\ntrust = 1  # [chosen] x\n"
+    )
+    rule = "[rules.loco]\ntemperature = 0.1 # [chosen]"
+    small = "[scales.small.data]\nresolution = 1 # [chosen]"
+    write("heir", f"extends = 'base'\n# [chosen] marks\n{rule}\n{small}\n")
+    assert chosen_keys("heir") == ["network", "optimizer.trust", "rules.loco.temperature"]
 
 
 def test_a_profile_is_over_the_probe_of_both_files_and_under_the_scale(write):

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from locbench.errors import UserError
 from locbench.networks import Block, Network, make_network
+from locbench.recipes.load import load_recipe
 from locbench.recipes.schema import Network as Settings
 from locbench.rules import build_units
-from locbench.rules.auxiliary import Auxiliary, carried_strides, hidden_layers, select
+from locbench.rules.auxiliary import (
+    Auxiliary,
+    carried_strides,
+    hidden_layers,
+    select,
+    width_strides,
+)
 from locbench.units import Unit
 
 pytestmark = pytest.mark.usefixtures("nothing_drawn")
@@ -170,11 +177,38 @@ def test_a_second_halving_is_carried_to_the_next_layer(layer, chosen, strides):
     assert carried_strides(on_meta("resnet32"), layer, chosen) == strides
 
 
-def test_on_vgg_three_halvings_are_made_one_by_one():
+def test_by_strides_three_halvings_are_made_one_by_one():
     assert select("uniform", layers=16, layer=0, count=2) == [8, 15]
     assert carried_strides(on_meta("vgg19"), 0, [8, 9, 10, 15]) == [2, 2, 2, 2]
     net = make(UNIFORM, "vgg19", 0, 2)
     assert net[:2](torch.empty(1, 64, 32, 32, device="meta")).shape == (1, 512, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "chosen", "strides"),
+    [
+        ("vgg19", 0, [8, 15], [2, 1]),  # 64 512 | 512: one pooling however much wider
+        ("vgg19", 3, [6, 9, 12, 15], [2, 2, 1, 1]),  # 128 256 512 | 512 512
+        ("mobilenet_v2", 0, [9, 18], [2, 2]),  # 32 64 1280
+        ("mobilenet_v2", 3, [8, 13, 18], [2, 1, 2]),  # 24 64 96 1280
+        ("efficientnet_b0", 4, [8, 12, 16], [2, 2, 1]),  # 40 80 192 320
+        ("regnetx_400mf", 0, [11, 22], [2, 1]),  # 64 384 | 384
+    ],
+)
+def test_by_widths_the_map_is_halved_where_a_layer_is_twice_as_wide(
+    network, layer, chosen, strides
+):
+    assert width_strides(on_meta(network), layer, chosen) == strides
+
+
+@pytest.mark.parametrize("network", ["vgg19", "mobilenet_v2", "efficientnet_b0", "regnetx_400mf"])
+def test_other_networks_have_no_batch_norm_before_the_classifier(network):
+    rule = load_recipe("auglocal/cifar10").for_run("auglocal", network).rule
+    *units, _ = units_on_meta("auglocal", on_meta(network), **rule, depth=2)
+    for unit in units:
+        _, *top = unit.objective.classifier
+        norms = [part for part in top if isinstance(part, nn.BatchNorm1d)]
+        assert len(norms) == (2 if network == "vgg19" else 0)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +257,7 @@ def test_layers_can_be_plain_convolutions():
         ({"layer": "conv5x5"}, r"rule.layer = 'conv5x5'; did you mean 'conv[13]x[13]'\?"),
         ({"halving": "widht"}, r"rule.halving = 'widht'; did you mean 'width'\?"),
         ({"classifier": "lnear"}, r"rule.classifier = 'lnear'; did you mean 'linear'\?"),
+        ({"initial": "touch"}, r"rule.initial = 'touch'; did you mean 'torch'\?"),
     ],
 )
 def test_wrong_settings_are_named_with_the_nearest_right_one(settings, message):

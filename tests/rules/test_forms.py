@@ -79,6 +79,7 @@ def spans(units):
         ({"sharing": "blocks", "shared_blocks": 2}, [(0, 6), (4, 9), (7, 12), (10, 13)]),
         ({"unit_stages": 3}, [(0, 10), (4, 13)]),
         ({"unit_stages": 4}, [(0, 13)]),
+        ({"first_loss": True}, [(0, 4), (0, 7), (4, 10), (7, 13)]),
     ],
 )
 def test_units_hold_the_blocks_that_the_form_says(settings, expected):
@@ -195,15 +196,24 @@ def test_a_decoder_of_one_stage_is_as_deep_as_the_next(nothing_drawn):
     assert decoders[-1] == [(2048, 2048, 2), (2048, 2048, 1), (2048, 2048, 1)]
 
 
-def test_a_decoder_of_the_full_network_makes_every_module_as_deep_as_it(nothing_drawn):
-    net, decoders = convs_of("network")
+def test_a_decoder_of_the_full_network_is_as_deep_as_the_encoder(nothing_drawn):
+    _, decoders = convs_of("full")
+    assert [len(convs) for convs in decoders] == [16] * 4
+    _, rests = convs_of("rest")
+    for convs, rest in zip(decoders, rests, strict=True):
+        further = [(2048, 2048, 2), *[(2048, 2048, 1)] * (15 - len(rest))]
+        assert convs == [*rest, *further]
+
+
+def test_a_decoder_of_the_rest_of_the_network_makes_every_module_as_deep_as_it(nothing_drawn):
+    net, decoders = convs_of("rest")
     depths = [stage.stop + len(convs) for stage, convs in zip(net.stages, decoders, strict=True)]
     assert depths == [len(net.blocks)] * 4
     assert [convs[-1][1] for convs in decoders[:-1]] == [2048] * 3
     assert decoders[-1] == []
 
 
-@pytest.mark.parametrize(("decoder", "blocks"), [("blocks", 2), ("stage", 0), ("network", 0)])
+@pytest.mark.parametrize(("decoder", "blocks"), [("blocks", 2), ("stage", 0), ("full", 0)])
 def test_without_down_sampling_no_decoder_shrinks_its_map(decoder, blocks, nothing_drawn):
     kinds = {"decoder_blocks": blocks, "decoder_downsampling": False}
     _, decoders = convs_of(decoder, **kinds)
@@ -220,7 +230,7 @@ def test_without_down_sampling_no_decoder_shrinks_its_map(decoder, blocks, nothi
     [
         ({"decoder_blocks": 1, "decoder_downsampling": False}, "1 conv block w/o down-sampling + "),
         ({"decoder": "stage"}, "1 stage + "),
-        ({"decoder": "network", "mlp_layers": 4}, "full network + "),
+        ({"decoder": "full", "mlp_layers": 4}, "full network + "),
         ({}, ""),
     ],
 )
@@ -254,6 +264,8 @@ def test_the_objective_of_a_copy_says_so():
         ({"sharing": "blocks", "shared_blocks": 3}, "rule.shared_blocks = 3: stage 2 has 3"),
         ({"sharing": 1}, "rule.sharing = 1: rule 'loco' wants str"),
         ({"decoder_downsampling": 1}, "rule 'loco' wants bool"),
+        ({"first_loss": True, "unit_stages": 1}, "units of two stages or more: leave it at false"),
+        ({"first_loss": True, **PENALTY}, "rule.first_loss = true is for rule.sharing = 'stage'"),
     ],
 )
 def test_a_wrong_form_is_one_line_that_says_what_there_is(settings, says):

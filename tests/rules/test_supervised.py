@@ -421,3 +421,20 @@ def test_auglocal_can_add_infopros_reconstruction():
     weights = [unit.objective.further_weight for unit in more[:-1]]
     assert (weights[0], weights[6], weights[-1]) == (5.0, pytest.approx(2.75), 0.5)
     assert more[-1].objective.further is None
+
+
+@pytest.mark.parametrize("rule", ["auglocal", "dgl"])
+def test_on_vgg13_auxiliary_networks_start_from_torchs_default_as_in_the_official_code(rule):
+    """That is uniform within 1 / sqrt(inputs), as He's normal, which is the network's, is not."""
+    network = make_network("vgg13", Settings(width=0.125), 10, 32)
+    *units, _ = build_units(
+        rule, network, load_recipe("auglocal/imagenet").for_run(rule, "vgg13").rule
+    )
+
+    def beyond(modules: list[nn.Module]) -> list[bool]:
+        convs = [p for m in modules for p in m.modules() if isinstance(p, nn.Conv2d)]
+        return [bool(c.weight.abs().max() > c.weight[0].numel() ** -0.5) for c in convs]
+
+    auxiliary = beyond([unit.objective for unit in units])
+    assert auxiliary and not any(auxiliary)
+    assert all(beyond([*network.blocks]))
