@@ -145,7 +145,8 @@ def _minus(
 def _taken(minus: Mapping[str, Any]) -> str:
     """What is taken, in words: "BP", "None or Ours"."""
     choices = ((label, v if isinstance(v, list) else [v]) for label, v in minus.items())
-    return ", ".join(" or ".join(_word(label, v) for v in values) for label, values in choices)
+    words = [" or ".join(_word(label, v) for v in values) for label, values in choices]
+    return ", ".join([word for word in words if "=" not in word] or words)
 
 
 def _pairs(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:

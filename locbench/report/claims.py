@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from locbench.published.claims import Claim, ClaimResult, Key
+from locbench.published.datasets import other_data
 from locbench.published.table import Table
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def claims_in_print(table: Table) -> list[JudgedClaim]:
     values, judged = table.values(), []
     for claim in table.claims:
         result = claim.judge(values)
-        if table.number is None and result.holds is None:  # nothing of it has to be in print
-            result = ClaimResult(None, "")
+        if table.number is None and result.holds is None:
+            result = ClaimResult(None, "not in print")  # nor has it to be, in a table of ours
         words = {True: "", False: "print contradicts it ", None: ""}
         judged.append(replace(_judged(claim, table, result, words), holds_in_print=True))
     return judged
@@ -139,7 +140,14 @@ def _protocol(cell: FilledCell) -> dict[str, str]:
     precision = {p for record in records if (p := _precision(record))}
     protocol = {"data": ", ".join(sorted(data)), "precision": ", ".join(sorted(precision))}
     known = {name: value for name, value in protocol.items() if value}
-    return {"scale": cell.scale, "settings": ", ".join(cell.planned.mismatches), **known}
+    return {"scale": cell.scale, "settings": ", ".join(_settings(cell)), **known}
+
+
+def _settings(cell: FilledCell) -> list[str]:
+    """What is not as published but for the data, which untrained weights have seen nothing of."""
+    runs = [run for spec in cell.planned.specs for run in spec.with_ancestors() if run.of.uses_data]
+    data = {word for run in runs for word in other_data(run.data, run.of.data_name(run.recipe))}
+    return [mismatch for mismatch in cell.planned.mismatches if mismatch not in data]
 
 
 def _precision(record: Record) -> str:

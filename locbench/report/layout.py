@@ -21,7 +21,7 @@ SCALE_NOTES = {
     "claims are judged on it; published numbers are shown beside and not compared.",
 }
 MORE = (
-    "Claims are not judged at smoke. More: --scale small (real data, a reduced budget), "
+    "Claims on what is trained are not judged at smoke. More: --scale small (real data, a reduced budget), "
     "--scale paper (as published), `locbench show {table}` (the claims on the printed numbers)."
 )
 STACKED = "In each cell: measured ± sd (n), and under it the published number."

@@ -48,9 +48,11 @@ def print_claims(claims: Sequence[JudgedClaim], console: Console) -> None:
 
     for claim in claims:
         lines = Text(claim.text).wrap(console, console.width - 2)
-        lines.extend(Text(claim.note, style="dim").wrap(console, console.width - 2))
+        if claim.note:
+            lines.extend(Text(claim.note, style="dim").wrap(console, console.width - 2))
         mark = (MARKS[claim.holds], MARK_STYLES[claim.holds])
-        for k, line in enumerate(line for line in lines if line.plain):
+        for k, line in enumerate(lines):
+            line.rstrip()
             console.print(Text.assemble("  " if k else mark, "" if k else " ", line))
 
 

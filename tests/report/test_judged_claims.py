@@ -129,7 +129,7 @@ def test_a_difference_within_its_uncertainty_decides_nothing(tmp_path):
 
     better = claim(filled(tmp_path, score), "LoCo is even slightly better than SimCLR")
     assert better.holds is None and "too close to call in 2 of 2" in better.detail
-    assert "+0.20 ± 0.29" in better.detail and "its numbers contradict it" in better.note
+    assert "+0.20 ± 0.29" in better.detail and "section 5.1, contradicted by print" in better.note
     assert claim(filled(tmp_path, score), CLOSE).holds is True
 
 

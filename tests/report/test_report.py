@@ -323,7 +323,10 @@ def test_csv_json_and_the_frame_hold_every_field_at_machine_precision(filled):
                 assert type(value)(row[key] if type(value) is not bool else value) == value
                 assert line[key] == value
     assert whole["table"] == "loco/table1" and whole["labels"][0] == "method"
-    assert [claim["holds"] for claim in whole["claims"]] == [c.holds for c in filled.claims]
+    assert whole["claims"] == [] and {m["baseline"] for m in whole["margins"]} == {
+        "untrained",
+        "pixels",
+    }
     counts = {(cell["n"], cell["asked"], cell["unfinished"]) for cell in whole["cells"]}
     assert (2, 3, "1 not run") in counts and (3, 3, "") in counts
 
