@@ -66,7 +66,7 @@ def test_a_terminal_shows_the_paper_then_claims_then_what_is_ours(store):
     assert "paper " not in rest.split("Trained above")[0], "no published numbers"
     ends = " ".join(rest.split())
     assert "? Trained" not in ends and "Trained above untrained? In points" in ends
-    assert ends.endswith("`locbench show loco/table1` (the claims on the printed numbers).")
+    assert ends.endswith("`locbench show loco/table1` (claims on printed numbers).")
 
 
 def test_a_selection_may_leave_only_what_is_ours(store):
