@@ -171,16 +171,15 @@ class Claim:
         self, keys: tuple[Key, ...], values: Mapping[Key, float], x: float, error: float
     ) -> str:
         kind, names = KINDS[self.kind], [self.names[key] for key in keys]
-        values = (
-            {key: f"{values[key]:.4g}" for key in keys}
-            if not self.minus
-            else {key: f"{values[key] - values[self.minus[key]]:+.4g}" for key in keys}
-        )
+        texts = [
+            f"{values[key] - values[self.minus[key]]:+.4g}" if self.minus else f"{values[key]:.4g}"
+            for key in keys
+        ]
         shared = [word for word in names[0] if all(word in name for name in names)]
         shared = shared if len(names) > 1 else []
         sides = [
-            " ".join([*(word for word in name if word not in shared), values[key]])
-            for name, key in zip(names, keys, strict=True)
+            " ".join([*(word for word in name if word not in shared), text])
+            for name, text in zip(names, texts, strict=True)
         ]
         text = (" to " if kind.shape == "series" else " against ").join(sides)
         if error > 0:

@@ -48,10 +48,9 @@ class JudgedClaim:
     @property
     def note(self) -> str:
         """Where it is from, and what decided it."""
-        source = (
-            self.source if self.holds_in_print else f"{self.source} (its numbers contradict it)"
-        )
-        origin = ", ".join(filter(None, (source, "margin ours" if self.margin_ours else "")))
+        contradicted = "" if self.holds_in_print else "contradicted by print"
+        margin = "margin ours" if self.margin_ours else ""
+        origin = ", ".join(filter(None, (self.source, contradicted, margin)))
         return "; ".join(filter(None, (origin, self.detail)))
 
     def __str__(self) -> str:

@@ -150,6 +150,4 @@ def test_print_is_exact_and_a_claim_that_is_no_sentence_of_the_paper_is_ours():
     ours = next(claim for claim in made.values() if claim.source == "ours")
     assert ours.text.startswith("Stages of equal cost save more memory")
     behind = made["There GIM is about 14 points behind SimCLR"]
-    assert (
-        behind.note == "section 5.6, margin ours; PResNet-50 GIM -14.2 (minus PResNet-50, SimCLR)"
-    )
+    assert behind.note == "section 5.6, margin ours; PResNet-50 GIM -14.2 (minus SimCLR)"
