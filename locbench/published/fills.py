@@ -13,6 +13,7 @@ from locbench.plugins.registry import KINDS, NETWORKS, RULES
 from locbench.published.table import Cell
 from locbench.recipes.load import recipe_path
 from locbench.recipes.reading import check_keys, check_name, errors_at, read
+from locbench.recipes.schema import Count
 from locbench.recipes.validation import check_dotted
 
 NEEDS = ("recipe", "evaluation", "rule", "network")
@@ -20,7 +21,11 @@ NEEDS = ("recipe", "evaluation", "rule", "network")
 
 @dataclass(frozen=True)
 class Fill:
-    """What a table, a column or a row may say of the runs that fill it."""
+    """What a table, a column or a row may say of the runs that fill it.
+
+    gpus: how many print sums over, where a run here has one. unknown: what of the protocol no paper
+    says, so that there is no verdict.
+    """
 
     recipe: str = ""
     downstream: str = ""
@@ -28,7 +33,8 @@ class Fill:
     rule: str = ""
     network: Annotated[str, NETWORKS] = ""
     weights: str = ""
-    convention: str = ""
+    gpus: Count = 1
+    unknown: tuple[str, ...] = ()
     over: dict[str, Any] = field(default_factory=dict)
     set: dict[str, Any] = field(default_factory=dict)
 

@@ -128,7 +128,9 @@ class CellFile:
 
 
 def _table(name: str, file: TableFile, where: str) -> Table:
-    columns = tuple(_column(raw, n, file, where) for n, raw in enumerate(file.columns, 1))
+    printed = [_column(raw, n, file, where) for n, raw in enumerate(file.columns, 1)]
+    best = [column.of_best_epoch() for column in printed if column.best]
+    columns = (*printed, *best)
     keys = [column.key for column in columns]
     for column in columns:
         if column.beside:
@@ -248,10 +250,15 @@ def layout(table: Table) -> tuple[list[str], list[list[str]]]:
     Marks (see `legend`): `*` cited, `?` inferred, `†` ours. No value: an empty text.
     """
     headers = list(table.label_names)
-    for column in table.columns:
+    for column in _laid_out(table):
         unit = f" ({column.unit})" if column.unit else ""
         headers.append(f"{column.label}{unit}{MARKS['ours'] if column.ours else ''}")
     return headers, [_line(table, row) for row in table.rows]
+
+
+def _laid_out(table: Table) -> list[Column]:
+    """The columns but for those of the best epoch, which nobody printed."""
+    return [column for column in table.columns if column.epoch == "last"]
 
 
 def _line(table: Table, row: Row) -> list[str]:
@@ -259,7 +266,7 @@ def _line(table: Table, row: Row) -> list[str]:
         return MARKS["inferred"] if name in row.inferred else ""
 
     line = [f"{row.labels.get(label, '')}{guess(label)}" for label in table.label_names]
-    for column in table.columns:
+    for column in _laid_out(table):
         published = row.published.get(column.key)
         text = "" if published is None else format_published(published, column)
         line.append(text and f"{text}{MARKS['cited'] if row.cited else ''}{guess(column.key)}")
@@ -284,14 +291,17 @@ def legend(table: Table) -> list[str]:
     lines += [f"{MARKS['inferred']} inferred: {reason}" for reason in reasons]
     others = [row for row in table.rows if row.source and not row.cited]
     lines += [f"{' '.join(map(str, row.labels.values()))}: {row.source}" for row in others]
-    if any(p.ours for p in published) or any(column.ours for column in table.columns):
+    if any(p.ours for p in published) or any(column.ours for column in _laid_out(table)):
         lines.append(f"{MARKS['ours']} ours: not printed in the paper")
     return lines
 
 
 def count(table: Table) -> dict[str, int]:
-    """How many cells are published (in print), ours (computed from print) and fillable here."""
-    cells = list(table.cells())
+    """How many cells are published (in print), ours (computed from print) and fillable here.
+
+    Those of the best epoch are left out: the runs of others fill them.
+    """
+    cells = [cell for cell in table.cells() if cell.column.epoch == "last"]
     return {
         "published": sum(cell.published is not None and not cell.published.ours for cell in cells),
         "ours": sum(cell.published is not None and cell.published.ours for cell in cells),

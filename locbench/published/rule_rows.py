@@ -19,8 +19,8 @@ from locbench.recipes.load import load_recipe
 from locbench.recipes.reading import merge
 
 METHOD = "method"  # the label that names a rule
-# What goes with a rule: its name, the file that the paper has of it, and how it was counted.
-OF_RULE = ("rule", "weights", "convention", "over")
+# What goes with a rule: its name, the file that the paper has of it, and its rival in cost.
+OF_RULE = ("rule", "weights", "over")
 
 
 def with_rules(table: Table, rules: Sequence[str]) -> Table:

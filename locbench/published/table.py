@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
-from typing import Any
+from typing import Any, Literal
 
 from locbench.errors import UserError
 from locbench.published.claims import Claim, Key
@@ -33,7 +33,7 @@ class Column:
 
     key: str
     label: str
-    metric: str  # the name of the figure in a record; {label} and {convention} are the row's
+    metric: str  # the name of the figure in a record; {label} is the row's
     unit: str = ""
     decimals: int = 0
     tolerance: NotNegative | None = None
@@ -42,6 +42,22 @@ class Column:
     fill: dict[str, Any] = field(default_factory=dict)
     tolerance_percent: NotNegative | None = None
     beside: str = ""  # the column whose printed cells this one, of ours, stands beside
+    epoch: Literal["last", "best"] = "last"  # whose figure it is
+    best: bool = False  # whether a column of the best epoch stands beside it
+    # Its runs are of one of the GPUs that print sums over; other rows have no such cell. A "sum" is
+    # so many times the figure, a share stays the "same".
+    each_gpu: Literal["", "sum", "same"] = ""
+
+    def of_best_epoch(self) -> Column:
+        """The column of ours that shows the best epoch beside this one, which shows the last."""
+        names = {"key": f"{self.key}_best", "label": f"{self.label}, best epoch"}
+        mine = {"ours": True, "beside": self.key, "epoch": "best", "best": False}
+        return replace(self, **names, **mine, tolerance=None, tolerance_percent=None)
+
+    @property
+    def filled_as(self) -> str:
+        """The key of the column that has the same runs: of the best epoch's, that of the last's."""
+        return self.beside if self.epoch == "best" else self.key
 
     def names(self) -> set[str]:
         """The labels of a row that its metric has in braces."""
@@ -86,6 +102,11 @@ class Cell:
     def key(self) -> Key:
         """What claims call this cell: row index and column key."""
         return self.row.index, self.column.key
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs print sums over."""
+        return (self.fill or {}).get("gpus", 1)
 
     @property
     def metric(self) -> str:
@@ -144,7 +165,7 @@ class Table:
         # A row says that it can be filled; the table and the column only say how.
         if row.cited or not row.fill:
             return None
-        sets = {"set": row.sets[column.key]} if column.key in row.sets else {}
+        sets = {"set": row.sets[column.filled_as]} if column.filled_as in row.sets else {}
         fill = merge(merge(merge(self.fill, column.fill), row.fill), sets)
         lacks = column.names() - {*row.labels, *fill}  # a stage, say, which other rules have not
         return None if row.added and (sets_rule(fill) or lacks) else fill
@@ -158,6 +179,8 @@ def sets_rule(fill: dict[str, Any]) -> bool:
 def _shown(row: Row, column: Column, fill: dict[str, Any]) -> bool:
     """Whether a cell that nobody published is one of the table."""
     evaluation = fill.get("evaluation")
+    if column.each_gpu and "gpus" not in fill:
+        return False
     if row.added:
         return evaluation not in ON_A_GPU
     if column.beside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from locbench.errors import UserError
@@ -13,6 +13,7 @@ from locbench.published.claims import Key
 from locbench.published.table import Cell, Column
 from locbench.report.verdict import Verdict, judge, unpublished
 from locbench.runs.plan import Plan, PlannedCell
+from locbench.runs.precision import PRECISIONS
 from locbench.runs.record import Record, summarize
 from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
@@ -129,9 +130,10 @@ def claim_values(cells: Sequence[FilledCell]) -> dict[Key, float]:
 
 
 def _fill(planned: PlannedCell, scale: str, store: Store) -> FilledCell:
+    planned = _in_one_precision(planned, store)
     records = tuple(store.load(spec.id) for spec in planned.specs)
     done = [record for record in records if record is not None and record.status == "done"]
-    values = [_value(record, planned.cell.metric, store) for record in done]
+    values = [_value(record, planned.cell, store) for record in done]
     mean, spread, n = summarize(values) if values else (None, None, 0)
     statuses = [_status(spec, store) for spec in planned.specs]
     scale = planned.specs[0].scale if planned.specs else scale
@@ -148,14 +150,34 @@ def _fill(planned: PlannedCell, scale: str, store: Store) -> FilledCell:
     )
 
 
-def _value(record: Record, metric: str, store: Store) -> float:
-    """A figure of a finished record; UserError where it has none of that name."""
+def _in_one_precision(planned: PlannedCell, store: Store) -> PlannedCell:
+    """The cell with the same runs in another precision, where those of its protocol have no record.
+
+    A mean never mixes the two: one record in the protocol's precision hides all others.
+    """
+    if planned.precision is None or any(store.load(spec.id) for spec in planned.specs):
+        return planned
+    for precision in PRECISIONS.keys() - {planned.precision}:
+        specs = tuple(spec.in_precision(precision) for spec in planned.specs)
+        if any(store.load(spec.id) for spec in specs):
+            mismatches = (*planned.mismatches, f"precision {PRECISIONS[precision]}")
+            return replace(planned, specs=specs, mismatches=mismatches)
+    return planned
+
+
+def _value(record: Record, cell: Cell, store: Store) -> float:
+    """The cell's figure of a finished record; UserError where it has none of that name."""
+    metric, epoch = cell.metric, cell.column.epoch
     if metric not in record.metrics:
         raise UserError(
             f"{store.path(record.id)} has no '{metric}'{suggest(metric, record.metrics)}"
         )
-    last = record.metrics[metric]["last"]
-    return math.nan if last is None else last  # JSON has no nan: it comes back as null
+    if epoch not in record.metrics[metric]:
+        raise UserError(f"{store.path(record.id)} has no {epoch} '{metric}', only a last one")
+    value = record.metrics[metric][epoch]
+    if value is None:  # JSON has no nan: it comes back as null
+        return math.nan
+    return value * cell.gpus if cell.column.each_gpu == "sum" else value
 
 
 def _status(spec: RunSpec, store: Store) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from locbench.plugins.registry import RULES
 from locbench.published.table import Table
+from locbench.recipes.chosen import chosen_keys
 from locbench.report.baselines import margin_lines, margins
 from locbench.report.filled import FilledCell, FilledTable, JudgedClaim
 from locbench.report.grid import Column
@@ -40,12 +42,22 @@ class Section:
 def sections(filled: FilledTable) -> list[Section]:
     """The table itself, then what is shown beside it: baselines and columns of ours."""
     table = filled.plan.table
-    # Without a place in the table, what was left out is not shown at all.
-    cells = [c for c in filled.cells if not (c.beside and c.mean is None and c.planned.later)]
+    # Without a place in the table, what was left out is not shown at all, nor an epoch of no run.
+    cells = [c for c in filled.cells if c.mean is not None or not _hidden_without(c)]
     inside, beside = ([c for c in cells if c.beside is side] for side in (False, True))
     word = _auxiliary(filled)
     notes = [*scale_notes(inside), *added_notes(filled), *_later_notes(filled)] if inside else []
-    whole = Section(table.name, table.title, table.label_names, inside, notes, filled.claims, word)
+    notes += recipe_notes(inside)
+    whole = Section(
+        table.name,
+        table.title,
+        table.label_names,
+        inside,
+        notes,
+        filled.claims,
+        word,
+        named=len([column for column in table.columns if not column.ours]) > 1,
+    )
     scales = [note for note in scale_notes(beside) if note not in notes]
     ours = Section(
         f"{table.name}/beside",
@@ -59,10 +71,39 @@ def sections(filled: FilledTable) -> list[Section]:
     return [section for section in (whole, ours) if section.cells]
 
 
+def _hidden_without(cell: FilledCell) -> bool:
+    """Whether a cell is shown only where it has a number."""
+    return cell.beside and (cell.planned.later or cell.column.epoch == "best")
+
+
 def scale_notes(cells: Sequence[FilledCell]) -> list[str]:
     """What the scales of the measured numbers mean."""
     scales = {c.scale for c in [c for c in cells if c.mean is not None] or cells}
     return [note for scale, note in SCALE_NOTES.items() if scale in scales]
+
+
+def recipe_notes(cells: Sequence[FilledCell]) -> list[str]:
+    """What readers of the trained cells have to know of their recipes.
+
+    Which values are ours at the paper's scale, and what a recipe itself says of another.
+    """
+    trained = [c for c in cells if c.planned.specs and c.planned.specs[0].of.uses_data]
+    notes = dict.fromkeys(spec.recipe.note for c in trained for spec in c.planned.specs)
+    fills = [c.cell.fill for c in trained if c.scale == "paper"]
+    names = dict.fromkeys(fill.get(key) for key in ("recipe", "downstream") for fill in fills)
+    for name in filter(None, names):
+        keys = [key for key in chosen_keys(name) if any(_reads(fill, key) for fill in fills)]
+        notes |= {f"Chosen by us in {name}: {', '.join(keys)}.": None} if keys else {}
+    return list(filter(None, notes))
+
+
+def _reads(fill: dict[str, Any], key: str) -> bool:
+    """Whether the runs of a cell read this key of a recipe."""
+    section, *keys = key.split(".")
+    if section == "rules":
+        return fill["rule"] == keys[0] and (len(keys) < 3 or fill["network"] == keys[1])
+    evaluation = {"probe": "probe", "detection": "detect"}.get(section)
+    return evaluation in (None, fill["evaluation"])
 
 
 def added_notes(filled: FilledTable) -> list[str]:

@@ -16,6 +16,7 @@ STYLES = {
     "reproduced": "green",
     "better": "cyan",
     "worse": "red",
+    "differs": "red",
     "inconclusive": "yellow",
     "diverged": "bold red",
 }

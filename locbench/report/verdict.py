@@ -8,10 +8,11 @@ In this order, the first that applies:
 3. `not comparable`: the scale is not the paper's, or a tag of the protocol differs (it says which).
    Counts do not depend on training, so their scale is not looked at.
 4. A count (parameters, multiply-adds; `decimals` given) is `reproduced` if it rounds to the
-   published digits; else it is `better` or `worse`. The table's tolerance is not looked at.
+   published digits; else it is off. The table's tolerance is not looked at. What is off, here and
+   below, is `better` or `worse`, or `differs` where neither direction is better (shares of FLOPs).
 5. A published standard deviation: Welch's t test, two-sided at 5 %. Ours is the sample standard
    deviation (n - 1); where the paper prints no n, 3 is assumed and said.
-   - significant: `better` or `worse`;
+   - significant: it is off;
    - not significant, and the least significant difference t(0.975, df) * SE is within the
      tolerance: `reproduced`. So a difference as large as the tolerance would have been called: no
      difference was found by a test that could have found one that matters;
@@ -22,11 +23,11 @@ In this order, the first that applies:
    0.6. To ask for the customary 0.8 (3.1 standard deviations at three against three) would leave
    most cells open for ever, as the published n cannot be raised: even with ten runs of ours it
    takes 2.7.
-6. A tolerance alone: `reproduced` if the mean is within it, else `better` or `worse`. The tolerance
-   is what a single run may be off, so one run can be judged. With two or more it is `inconclusive`
-   where the edge of the tolerance is nearer to the mean than two standard errors of ours: another
-   set of seeds could well fall on its other side. (Two standard errors and not a t quantile: that
-   is 12.7 for two runs, and would make two runs that agree say less than one.)
+6. A tolerance alone: `reproduced` if the mean is within it, else it is off. The tolerance is what
+   a single run may be off, so one run can be judged. With two or more it is `inconclusive` where
+   the edge of the tolerance is nearer to the mean than two standard errors of ours: another set of
+   seeds could well fall on its other side. (Two standard errors and not a t quantile: that is 12.7
+   for two runs, and would make two runs that agree say less than one.)
 7. Neither: `inconclusive`.
 
 Too good is a finding as well, hence `better`. Cells are judged one by one, without correction for
@@ -113,8 +114,7 @@ def judge(
 
     `measured` holds a value per finished run and `statuses` those of all its runs. `mismatches`
     names the tags that differ from the published protocol. `decimals` asks for the comparison to
-    the last published digit. Where neither direction is better (`higher_is_better` None), a number
-    that differs is `worse`: it was not reproduced.
+    the last published digit. `higher_is_better` is None where neither direction is.
     """
     early = _without_numbers(measured, statuses)
     if early:
@@ -125,9 +125,9 @@ def judge(
         return Verdict("not comparable", ", ".join([*differing, "no published number"]))
     if differing:
         return Verdict("not comparable", ", ".join(differing))
-    direction = {True: ("better", "worse"), False: ("worse", "better"), None: ("worse", "worse")}
-    above, below = direction[higher_is_better]
-    outside = above if summarize(measured)[0] > published.value else below
+    above = summarize(measured)[0] > published.value
+    outside = "better" if above == higher_is_better else "worse"
+    outside = "differs" if higher_is_better is None else outside
     if decimals is not None:
         return _to_the_digit(measured, published.value, decimals, outside)
     if published.std is not None:

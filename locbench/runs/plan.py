@@ -22,6 +22,7 @@ from locbench.recipes.recipe import SCALES, Recipe
 from locbench.runs import spec as runs
 from locbench.runs.kinds.pixels import pixels_fit, pixels_spec
 from locbench.runs.kinds.probe import probe_spec
+from locbench.runs.precision import PRECISIONS, resolved_precision
 from locbench.runs.spec import FIRST_SEED, RunSpec
 
 # Where torchvision's own loading puts what it downloads.
@@ -57,13 +58,15 @@ class Options:
 class PlannedCell:
     """A cell and the runs, one a seed, whose records fill it.
 
-    `mismatches` say what of the published protocol they do not keep to.
+    `mismatches` say what of the published protocol they do not keep to. `precision` is that of the
+    protocol, which they keep to; None where it names none, or they do not.
     """
 
     cell: Cell
     specs: tuple[RunSpec, ...]
     baseline: bool = False
     mismatches: tuple[str, ...] = ()
+    precision: str | None = None
     later: bool = False  # shown, also from records, but run only when it is asked for
 
 
@@ -166,12 +169,26 @@ class Planner:
             for k in range(self.options.seeds if kind.seeded else 1)
             for spec in kind.plan(fill, recipe, seed=FIRST_SEED + k, planner=self)
         )
-        return PlannedCell(cell, specs, mismatches=tuple(self._mismatches(fill, recipe, specs[0])))
+        published = self.recipe(fill, {})
+        mismatches = self._mismatches(fill, specs[0], published=published, recipe=recipe)
+        stated = published.training.precision
+        if stated == "auto":
+            return PlannedCell(cell, specs, mismatches=tuple(mismatches))
+        precision = resolved_precision(recipe.training.precision, self.options.device)
+        if precision != stated:
+            other = f"precision {PRECISIONS[precision]}"
+            return PlannedCell(cell, specs, mismatches=(*mismatches, other))
+        return PlannedCell(cell, specs, mismatches=tuple(mismatches), precision=precision)
 
-    def _mismatches(self, fill: dict[str, Any], recipe: Recipe, spec: RunSpec) -> list[str]:
-        """Overrides that change the recipe, and data that is not what was published."""
+    def _mismatches(
+        self, fill: dict[str, Any], spec: RunSpec, *, published: Recipe, recipe: Recipe
+    ) -> list[str]:
+        """What is not as published but for the precision.
+
+        Overrides that change the recipe, other data, fewer GPUs, and what no paper says.
+        """
         mismatches = []
-        if (published := self.recipe(fill, {})) != recipe:
+        if published != recipe:
             names = (fill["rule"], fill["network"])
             plain, changed = (one.for_run(*names).as_dict() for one in (published, recipe))
             sections = [name for name, values in changed.items() if isinstance(values, dict)]
@@ -179,13 +196,16 @@ class Planner:
                 f"{section}.{key} {value}"
                 for section in sections
                 for key, value in changed[section].items()
-                if value != plain[section].get(key)
+                if value != plain[section].get(key) and (section, key) != ("training", "precision")
             ]
         # No paper of ours cuts its steps; also where a recipe itself says so.
         if recipe.training.accumulate > 1:
             mismatches.append(f"training.accumulate {recipe.training.accumulate}")
         for run in spec.with_ancestors() if spec.of.uses_data else []:
             mismatches += other_data(run.data, run.of.data_name(run.recipe))
+        if (gpus := fill.get("gpus", 1)) > 1:
+            mismatches.append(f"1 GPU, published over {gpus}")
+        mismatches += [f"{thing} unknown" for thing in fill.get("unknown", ())]
         return list(dict.fromkeys(mismatches))
 
 
@@ -202,9 +222,10 @@ def _is_chosen(cell: Cell, options: Options, keys: Iterable[str]) -> bool:
             for words in alternatives
         )
 
-    labels = cell.row.labels
+    labels, column = cell.row.labels, cell.column
+    names = (column.key, column.label, column.filled_as)
     rows = hit(options.rows, labels.values(), [f"{k}={v}".lower() for k, v in labels.items()])
-    return rows and hit(options.columns, (cell.column.key, cell.column.label))
+    return rows and hit(options.columns, names)
 
 
 def make_plan(table: Table, options: Options) -> Plan:

@@ -10,6 +10,7 @@ from locbench.errors import UserError
 CPU_INFO = Path("/proc/cpuinfo")
 # A driver's files: where there are any, torch is asked what the GPU can do.
 GPU_FILES = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")))
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}  # as recipes and as records call them
 BF16_FLAGS = {"avx512_bf16", "amx_tile"}  # of processors that multiply bf16 in hardware
 
 

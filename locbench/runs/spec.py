@@ -84,6 +84,12 @@ class RunSpec:
         """sha256 of the identity."""
         return identity_hash(self.identity)
 
+    def in_precision(self, precision: str) -> RunSpec:
+        """The same run, and the runs that it reads, trained in another precision."""
+        training = replace(self.recipe.training, precision=precision)
+        parent = self.parent and self.parent.in_precision(precision)
+        return replace(self, recipe=replace(self.recipe, training=training), parent=parent)
+
     @cached_property
     def any_precision(self) -> str:
         """A hash that it shares with the same run in another precision."""

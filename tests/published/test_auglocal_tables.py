@@ -205,8 +205,8 @@ def plan_of(name, **options):
 
 def test_table1_runs_the_cifar_column_at_smoke_and_lays_out_the_others():
     plan = plan_of("table1")
-    assert len(plan.cells) == 54 and len(plan.runs()) == 18
-    assert {p.cell.column.key for p in plan.cells if not p.later} == {"cifar10"}
+    assert len(plan.cells) == 2 * 54 and len(plan.runs()) == 18
+    assert {p.cell.column.key for p in plan.cells if not p.later} == {"cifar10", "cifar10_best"}
     assert len(plan_of("table1", columns="all").runs()) == 54
     assert len(plan_of("table1", columns="svhn").runs()) == 18
     assert len(plan_of("table1", rows="resnet-32 bp").runs()) == 1
@@ -227,9 +227,14 @@ def test_table1_runs_the_cifar_column_at_smoke_and_lays_out_the_others():
     ],
 )
 def test_every_cell_of_the_accuracy_tables_has_a_run_of_its_own(name, runs):
+    """Whose best epoch a cell beside the table shows."""
     plan = plan_of(name, scale="paper", assume_data=True)
-    assert len(plan.runs()) == len(plan.cells) == runs
-    assert all(len(planned.specs) == 1 for planned in plan.cells)
+    last, best = (
+        {p.cell.key: p.specs for p in plan.cells if p.cell.column.epoch == epoch}
+        for epoch in ("last", "best")
+    )
+    assert len(plan.runs()) == len(last) == runs and all(len(s) == 1 for s in last.values())
+    assert best == {(row, f"{key}_best"): specs for (row, key), specs in last.items()}
 
 
 def test_imagenet_and_coco_share_the_trainings_of_resnet34():

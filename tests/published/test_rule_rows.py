@@ -99,7 +99,8 @@ def test_labels_and_depths_of_other_rules_are_left_out(label):
         {"network": "ResNet-110", "method": "lab"},
     ]
     recipes = {p.cell.column.key: p.specs[0].recipe.name for p in added(plan)}
-    assert recipes == {key: f"auglocal/{key}" for key in ("cifar10", "svhn", "stl10")}
+    sets = ("cifar10", "svhn", "stl10")
+    assert recipes == {f"{key}{end}": f"auglocal/{key}" for key in sets for end in ("", "_best")}
     assert {p.specs[0].kind for p in added(plan)} == {"train"}
     assert all(p.specs[0].recipe.rule == {} for p in added(plan))
 
@@ -124,9 +125,9 @@ def test_recipes_of_single_rows_and_detectors_are_kept(label, views):
 def test_operations_of_an_added_rule_are_counted_where_the_table_counts(label):
     plan = plan_of("auglocal/table7", label, columns="all")
     found = {p.cell.column.key: p.specs[0].kind for p in added(plan)}
-    counted = {"flops": "count", "saved": "trace", "saving": "trace"}
+    counted = {"flops": "count", "flops_plain": "count", "saved": "trace", "saving": "trace"}
     measured = {"memory_here": "measure", "overhead_here": "measure"}
-    assert found == {**counted, **measured, "accuracy": "train"}
+    assert found == {**counted, **measured, "accuracy": "train", "accuracy_best": "train"}
 
 
 @pytest.mark.parametrize("table", ["auglocal/table1", "auglocal/table3", "auglocal/table12"])

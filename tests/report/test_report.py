@@ -358,3 +358,18 @@ def test_nothing_heavy_is_imported_with_these_modules():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_what_is_chosen_of_the_recipes_is_said_at_the_scale_of_the_paper(tmp_path):
+    """Of the rules, networks and evaluations of the table alone."""
+
+    def notes(name: str, scale: str) -> str:
+        plan = make_plan(load_table(name), Options(scale=scale, assume_data=True))
+        whole = sections(fill_table(plan, Store(tmp_path)))[0]
+        return " ".join(whole.notes)
+
+    probes, classifiers = notes("loco/table1", "paper"), notes("auglocal/table1", "paper")
+    assert "optimizer.trust" in probes and "probe.weight_decay" in probes
+    assert "rules.infopro" in classifiers and "vgg19" not in classifiers
+    assert "probe" not in classifiers
+    assert "Chosen by us" not in notes("loco/table1", "smoke")

@@ -124,8 +124,8 @@ def test_a_tolerance_decides_one_run_from_both_sides():
         assert by_tolerance([value]).name == name
     assert by_tolerance([68.9], higher_is_better=False).name == "better"
     assert by_tolerance([70.1], higher_is_better=False).name == "worse"
-    assert by_tolerance([70.1], higher_is_better=None).name == "worse"
-    assert by_tolerance([68.9], higher_is_better=None).name == "worse"
+    assert by_tolerance([70.1], higher_is_better=None).name == "differs"
+    assert by_tolerance([68.9], higher_is_better=None).name == "differs"
 
 
 def test_the_edge_of_a_tolerance_is_inside_whatever_the_floats_say():

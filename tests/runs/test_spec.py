@@ -179,6 +179,7 @@ def test_precision_is_in_the_id_as_the_device_has_it(monkeypatch):
     runs = {device: plan(device) for device in ("fp32", "bf16")}
     assert runs["fp32"].id != runs["bf16"].id
     assert runs["fp32"].parent.recipe.training.precision == "fp32"
+    assert runs["fp32"].in_precision("bf16").id == runs["bf16"].id
     assert runs["fp32"].any_precision == runs["bf16"].any_precision
     assert runs["fp32"].any_precision != plan("fp32", seed=9).any_precision
 

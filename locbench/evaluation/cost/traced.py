@@ -38,12 +38,24 @@ class TracedStep:
     parameters too), and the workspace of operators. Neither counts what exists before the step:
     weights, the optimizer's state, images.
     timeline: (multiply-adds done, bytes saved, bytes allocated) after each operator.
+    parameter_bytes, buffer_bytes: of the network and the objectives.
     """
 
     saved_bytes: int
     peak_bytes: int
     multiply_adds: int
     timeline: tuple[tuple[int, int, int], ...]
+    parameter_bytes: int
+    buffer_bytes: int
+
+    @property
+    def process_bytes(self) -> int:
+        """What one of several data-parallel processes holds when it keeps the most.
+
+        Of every parameter the weight, the gradient, the momentum, and the gradient once more in the
+        buckets that `DistributedDataParallel` sends; buffers; what autograd keeps of its share.
+        """
+        return 4 * self.parameter_bytes + self.buffer_bytes + self.saved_bytes
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,12 @@ def trace(case: Case) -> TracedStep:
         ):
             engine.step(setting.batch)
         tape.sample()
-    return TracedStep(saved.peak, tape.peak, tape.work, tuple(tape.timeline))
+    parameters, buffers = (
+        sum({id(t): t.nbytes for module in setting.modules for t in each(module)}.values())
+        for each in (nn.Module.parameters, nn.Module.buffers)
+    )
+    timeline = tuple(tape.timeline)
+    return TracedStep(saved.peak, tape.peak, tape.work, timeline, parameters, buffers)
 
 
 class _Tape(TorchDispatchMode):

@@ -22,7 +22,10 @@ class Trace(Count):
     version = 4
     takes_untrained = False
     exact = False
-    metrics = ("saved_gigabytes", "predicted_gigabytes", "memory_saving", "memory_reduction")
+    metrics = (
+        *("saved_gigabytes", "predicted_gigabytes", "process_gigabytes"),
+        *("memory_saving", "memory_reduction", "process_reduction"),
+    )
 
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
@@ -46,6 +49,10 @@ class Trace(Count):
         self.figures = {
             "saved_gigabytes": saved,
             "predicted_gigabytes": traced.peak_bytes / GIGA,
+            "process_gigabytes": traced.process_bytes / GIGA,
             "memory_saving": over / saved if over else 1.0,
             "memory_reduction": 100 * (1 - saved / over) if over else 0.0,
         }
+        if rival := self.parent_figure("process_gigabytes"):
+            share = self.figures["process_gigabytes"] / rival
+            self.figures["process_reduction"] = 100 * (1 - share)

@@ -32,6 +32,9 @@ def test_as_many_bytes_as_a_step_that_is_run(recipe, rule, network, sets):
     assert traced.peak_bytes > traced.saved_bytes
     kept = [size for _, size, _ in traced.timeline]
     assert max(kept) == saved.peak and kept[0] == kept[-1] == 0
+    whole = nn.ModuleList(setting.modules)  # which counts what is shared once
+    assert traced.parameter_bytes == sum(p.nbytes for p in whole.parameters())
+    assert traced.buffer_bytes == sum(b.nbytes for b in whole.buffers())
 
 
 def test_where_maps_are_large_the_prediction_is_the_allocator_s_peak():
