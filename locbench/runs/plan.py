@@ -129,7 +129,9 @@ class Planner:
             try:
                 data = find(self.options.data_root)
             except UserError:
-                if not self.options.assume_data or name not in PUBLISHED_DATA:
+                # Where a folder was named the run would read it, and refuse it too.
+                named = self.options.data_root is not None
+                if named or not self.options.assume_data or name not in PUBLISHED_DATA:
                     raise
                 self.assumed.append(f"data set {name}")
                 identity = {"name": name, "version": registry.entry(name).version, "checksum": ""}

@@ -19,7 +19,7 @@ from locbench.data.crop import normalise
 from locbench.data.views import one_view
 from locbench.distributed.collectives import cut
 from locbench.distributed.group import rank, world_size
-from locbench.errors import UserError
+from locbench.recipes.constraints import check_images
 from locbench.recipes.recipe import Recipe
 from locbench.training.schedules import count_steps, count_warmup
 from locbench.training.seeds import generator, stream
@@ -35,22 +35,8 @@ class Feed(ABC):
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
         self.images, self.size = len(data.train), recipe.training.batch
-        if self.size > self.images:
-            raise UserError(
-                f"training.batch = {self.size} is more than the {self.images} training images of "
-                f"{data.name}; set a smaller one with --set training.batch=N"
-            )
-        self.batches, processes = recipe.training.accumulate, world_size()
-        if self.size % (self.batches * processes):
-            words = (
-                f"{processes} processes"
-                if self.batches == 1
-                else (f"{processes} processes in training.accumulate = {self.batches} batches each")
-            )
-            raise UserError(
-                f"training.batch = {self.size} images cannot be shared equally by {words}: "
-                f"set a multiple of {self.batches * processes}"
-            )
+        check_images(recipe, images=self.images, name=data.name, processes=world_size())
+        self.batches = recipe.training.accumulate
         self.recipe, self.seed, self.device, self.streaming = recipe, seed, device, data.streaming
         # A set in memory lives on the GPU; there a batch is a gather, with no copy and no worker.
         self.on_gpu = device.type == "cuda" and isinstance(data.train, Split)
@@ -143,14 +129,6 @@ class LabelsFeed(Feed):
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
         super().__init__(recipe, data, seed, device)
-        left, needed = self.images % self.size, self.batches * max(2, world_size())
-        if 0 < left < needed:
-            few = "one" if left == 1 else left
-            why = "batch norm needs two" if needed == 2 else f"{needed} are the least here"
-            raise UserError(
-                f"training.batch = {self.size} leaves {few} of the {self.images} training images "
-                f"of {data.name} for the last batch, and {why}; set another one"
-            )
         self.targets = data.train.targets.to(device)
         self.augment = one_view(recipe.augmentation, recipe.data.resolution)
 

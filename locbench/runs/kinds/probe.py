@@ -69,6 +69,11 @@ class Probe(Kind):
         return f"top-1 {record.metrics['top1']['last']:.1f} %"
 
     @classmethod
+    def ends_of_curves(cls, record: Record) -> dict[str, dict[str, float]]:
+        curve = record.curves["top1"]
+        return {"top1": {"last": curve[-1], "best": max(curve)}}
+
+    @classmethod
     def forwards(cls, recipe: dict[str, Any], images: int) -> float:
         probe = recipe["probe"]
         return images * (probe["epochs"] if probe["augment"] else 1)
