@@ -159,12 +159,15 @@ class Training:
 
     accumulate: batches one after the other that a step's images are cut into. Negatives and
     batch-norm statistics are then those of such a batch, which is another protocol.
+    batch_norm_groups: equal parts of a batch, each with batch-norm statistics of its own, as where
+    every GPU has a part. Running statistics are the first part's.
     """
 
     VERSION: ClassVar = 1
     batch: Pairs = 4096
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: Count = 1
+    batch_norm_groups: Count = 1
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ class LabelsFeed(Feed):
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
         super().__init__(recipe, data, seed, device)
-        left, needed = self.images % self.size, self.batches * max(2, world_size())
+        groups = recipe.training.batch_norm_groups
+        left, needed = self.images % self.size, self.batches * max(2 * groups, world_size())
         if 0 < left < needed:
             few = "one" if left == 1 else left
             why = "batch norm needs two" if needed == 2 else f"{needed} are the least here"

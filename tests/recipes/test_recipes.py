@@ -68,7 +68,7 @@ def test_loco_imagenet_at_paper_scale_is_the_protocol_of_section_5_1():
     assert dataclasses.astuple(recipe.optimizer) == ("lars", 4.8, 0.9, 1e-6, 0.001)
     assert recipe.optimizer.lr == pytest.approx(0.3 * recipe.training.batch / 256)
     assert dataclasses.astuple(recipe.schedule) == (800, 10.0)
-    assert dataclasses.astuple(recipe.training) == (4096, "auto", 1)
+    assert dataclasses.astuple(recipe.training) == (4096, "auto", 1, 1)
     view = recipe.augmentation
     assert view.area == (0.08, 1.0) and view.aspect == (3 / 4, 4 / 3)
     assert (view.flip, view.jitter, view.grayscale, view.blur) == (0.5, 0.8, 0.2, 0.5)

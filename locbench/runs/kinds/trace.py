@@ -30,7 +30,8 @@ class Trace(Count):
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
         training = differing(spec.recipe.training)
-        training.pop("precision", None)
+        for key in ("precision", "batch_norm_groups"):  # of which the traced step knows nothing
+            training.pop(key, None)
         return {**super().settings(spec), "training": training}
 
     @classmethod
