@@ -28,6 +28,8 @@ class Data:
 
     train_images: of a set from which a part is taken, the same share of every class (0: all).
     classes: of the classifier (0: as many as the data has).
+    validation: training images held out to tune on, the same share of every class: they take the
+    place of the test images, and nothing is trained on them (0: none).
     """
 
     VERSION: ClassVar = 1
@@ -35,6 +37,7 @@ class Data:
     resolution: Count = 32
     train_images: Whole = 0
     classes: Whole = 0
+    validation: Whole = 0
 
 
 @dataclass(frozen=True)

@@ -347,7 +347,7 @@ def test_calibration_reads_equal_chunks_of_some_training_images(monkeypatch):
 
 def test_an_untrained_network_is_probed_with_the_datas_statistics(tmp_path):
     data = coloured_data()
-    context = Context(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
+    context = Context(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0, 0): data})
     fingerprint = {"name": "fake", "version": 1, "checksum": data.checksum}
     spec = probe_spec(recipe_of(), UNTRAINED, "resnet50", seed=3, data=fingerprint)
     network = probed_encoder(spec, context, CPU)
