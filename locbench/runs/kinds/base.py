@@ -122,6 +122,7 @@ class Kind(ABC):
     @classmethod
     def data_tags(cls, spec: RunSpec, data: Any) -> dict[str, Any]:
         """What its record says of the data."""
+        held_out = {"tested_on": "validation images"} if spec.recipe.data.validation else {}
         return {
             "name": data.name,
             "version": data.version,
@@ -130,6 +131,7 @@ class Kind(ABC):
             "train_images": len(data.train),
             "test_images": len(data.test),
             "resolution": spec.recipe.data.resolution,
+            **held_out,
         }
 
     @classmethod
@@ -179,7 +181,8 @@ class Kind(ABC):
     @classmethod
     def images(cls, spec: RunSpec) -> int:
         """How many images it trains on."""
-        return spec.recipe.data.train_images or spec.data["train"]
+        settings = spec.recipe.data
+        return settings.train_images or spec.data["train"] - settings.validation
 
     @classmethod
     def forwards(cls, recipe: dict[str, Any], images: int) -> float:
