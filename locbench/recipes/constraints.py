@@ -53,11 +53,19 @@ def check_together(recipe: Recipe, where: str) -> None:
                 f"{where}: detection.warmup = {detection.warmup} is longer than "
                 f"detection.iterations = {detection.iterations}; set both"
             )
-    accumulate, batch = recipe.training.accumulate, recipe.training.batch
+    training = recipe.training
+    accumulate, groups, batch = training.accumulate, training.batch_norm_groups, training.batch
     if batch % accumulate or batch < 2 * accumulate:
         raise UserError(
             f"{where}: training.batch = {batch} images cannot be cut into training.accumulate = "
             f"{accumulate} batches of two or more; set a multiple"
+        )
+    parts = accumulate * groups
+    if batch % parts or batch < 2 * parts:
+        raise UserError(
+            f"{where}: training.batch_norm_groups = {groups} cannot be equal parts, of two images "
+            f"or more, of {batch // accumulate} images; set training.batch to a multiple of "
+            f"{parts}, or the groups to 1"
         )
     warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
     if warmup > epochs:
@@ -87,7 +95,8 @@ def check_images(recipe: Recipe, *, images: int, name: str, processes: int = 1) 
             f"of {batches * processes}"
         )
     if recipe.gives == "label":
-        _check_last(size, images=images, name=name, least=batches * max(2, processes))
+        least = batches * max(2 * recipe.training.batch_norm_groups, processes)
+        _check_last(size, images=images, name=name, least=least)
 
 
 def _check_last(size: int, *, images: int, name: str, least: int) -> None:

@@ -4,24 +4,28 @@
     python tests/benchmarks/official.py epoch CHECKOUT [--batch 256] [--rounds 5] [--threads 2]
     python tests/benchmarks/official.py parity CHECKOUT > tests/rules/official_losses.json
 
-CHECKOUT is a clone of github.com/ChenxiangMA/AugLocal. `parity` trains ResNet-32 for ten steps in
-float64 with that code, from weights and on batches that `recipe_of_numbers` makes, and writes down
-the loss of every unit; tests/rules/test_official.py holds that ours are the same. `speed` runs one
-training step of both by turns, in processes of their own, and prints medians; ours with bf16 and
-channels_last where the processor has it, and with fp32. `epoch` does the same with the images of a
-short epoch, augmented as each does it: that code's transforms in a loader of two workers.
+CHECKOUT is a clone of github.com/ChenxiangMA/AugLocal. `parity` trains the networks of CASES for a
+few steps in float64 with that code, from weights that `fill` and on batches that `batches` makes,
+and writes down the loss of every unit; tests/rules/test_official.py holds that ours are the same.
+`speed` runs one training step of both by turns, in processes of their own, and prints medians; ours
+with bf16 and channels_last where the processor has it, and with fp32. `epoch` does the same with
+the images of a short epoch, augmented as each does it: that code's transforms in a loader of two
+workers. Both do so with ResNet-32.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -37,53 +41,152 @@ import torch.utils.data  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-CASES: dict[str, dict] = {
-    "bp": {},
-    "dgl": {},
-    "predsim": {},
-    "infopro": {},
-    "auglocal d=2": {"depth": 2},
-    "auglocal d=6": {"depth": 6},
+LAYERS = {"resnet32": 16, "resnet110": 55, "resnet34": 17, "vgg13": 10, "vgg19": 16}
+ON_IMAGENET = ("resnet34", "vgg13", "vgg19")  # those that the code's `exp_imagenet` has
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule on a network, images of `side` pixels, and how many steps are written down.
+
+    `quick` of them are run by default, the others with `-m full`. On STL-10 (96 pixels) the code's
+    classifier has 100 classes, and its pixels are normalised by a half.
+    """
+
+    rule: str
+    network: str = "resnet32"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    side: int = 32
+    classes: int = 10
+    steps: int = 10
+    quick: int = 3
+
+    @property
+    def hidden(self) -> int:
+        """The code's depth, without the classifier."""
+        return self.settings.get("depth", 1) - 1
+
+
+def _resnet110(rule: str, **settings) -> Case:
+    return Case(rule, "resnet110", settings, steps=3, quick=0)
+
+
+def _stl10(rule: str, **settings) -> Case:
+    return Case(rule, "resnet32", settings, side=96, classes=100, steps=3, quick=0)
+
+
+def _imagenet(rule: str, network: str, *, side: int, **settings) -> Case:
+    return Case(rule, network, settings, side=side, classes=1000, steps=3, quick=0)
+
+
+VGG = {"joint": False, "halving": "width", "classifier": "mlp"}
+CASES = {
+    "bp": Case("bp"),
+    "dgl": Case("dgl"),
+    "predsim": Case("predsim"),
+    "infopro": Case("infopro"),
+    "auglocal d=2": Case("auglocal", settings={"depth": 2}),
+    "auglocal d=6": Case("auglocal", settings={"depth": 6}),
+    "resnet110 dgl": _resnet110("dgl"),
+    "resnet110 predsim": _resnet110("predsim"),
+    "resnet110 infopro": _resnet110("infopro", x_first=5.0, y_first=0.0, x_last=0.5, y_last=1.0),
+    "resnet110 auglocal d=4": _resnet110("auglocal", depth=4),
+    "resnet110 auglocal d=9": _resnet110("auglocal", depth=9),
+    "stl10 dgl": _stl10("dgl"),
+    "stl10 predsim": _stl10("predsim"),
+    "stl10 infopro": _stl10("infopro", x_first=20.0, y_first=0.5, x_last=10.0, y_last=0.1),
+    "stl10 auglocal d=4": _stl10("auglocal", depth=4),
+    "resnet34 auglocal d=5": _imagenet(
+        "auglocal", "resnet34", side=64, depth=5, decay=0.0, joint=False
+    ),
+    "vgg13 dgl": _imagenet("dgl", "vgg13", side=32, by_width=True),
+    "vgg13 auglocal d=6": _imagenet("auglocal", "vgg13", side=32, depth=6, decay=0.0, **VGG),
+    "vgg19 auglocal d=3": _imagenet("auglocal", "vgg19", side=32, depth=3, **VGG),
 }
+SPEED = [name for name, case in CASES.items() if case.quick]
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
-LAYERS, STEPS, BATCH = 16, 10, 4
+HALF = (127.5, 127.5, 127.5)  # mean and deviation of the code's STL-10
+BATCH = 4
 EPOCH = 20  # batches: enough that the start of the loader's workers counts little
 
 
-def official(case: str, checkout: Path, batch: int) -> tuple[nn.Module, dict[str, float]]:
-    """ResNet-32 of the official code with the rule of the case, and the weights of its losses."""
-    sys.path.insert(0, str(checkout))
+def official(case: Case, checkout: Path, batch: int) -> tuple[nn.Module, dict[str, float]]:
+    """The network of the official code with the rule of the case, and the weights of its losses."""
+    if case.network in ON_IMAGENET:
+        return official_on_imagenet(case, checkout).train(), {}
     torch.Tensor.cuda = lambda self, *_, **__: self  # InfoPro's constructor asks for a GPU
-    from networks.resnet import resnet32
-
-    rule = {"bp": "BP", "dgl": "DGL", "predsim": "PredSim", "infopro": "InfoPro"}.get(case)
-    rule = rule or "AugLocal"
-    hidden = CASES[case].get("depth", 1) - 1
-    model = resnet32(
-        local_module_num=1 if rule == "BP" else LAYERS - hidden,
+    make = getattr(code(checkout, "networks.resnet"), case.network)
+    names = {"bp": "BP", "dgl": "DGL", "predsim": "PredSim", "infopro": "InfoPro"}
+    rule = names.get(case.rule, "AugLocal")
+    model = make(
+        local_module_num=1 if rule == "BP" else LAYERS[case.network] - case.hidden,
         batch_size=batch,
+        image_size=case.side,
+        dataset="stl10" if case.side == 96 else "cifar10",
+        class_num=case.classes,
         rule=rule,
         aux_net_config="unifSamp" if rule == "AugLocal" else rule,
         aux_net_config_aux_loss="2c",
         hidden_dim=512,
-        aux_net_depth=hidden,
+        aux_net_depth=case.hidden,
         is_pyramid=rule == "AugLocal",
         paramid_coeff=0.5,
     )
-    weights = {"PredSim": (0.99, 0.01, 0.99, 0.01), "InfoPro": (5.0, 0.05, 0.2, 0.5)}
-    names = ("ixx_1", "ixy_1", "ixx_2", "ixy_2")
-    return model.train(), dict(zip(names, weights.get(rule, (0.0, 1.0, 0.0, 1.0)), strict=True))
+    parts = ("x_first", "y_first", "x_last", "y_last")
+    usual = {"predsim": (0.99, 0.01, 0.99, 0.01), "infopro": (5.0, 0.05, 0.2, 0.5)}
+    weights = usual.get(case.rule, (0.0, 1.0, 0.0, 1.0))
+    weights = [case.settings.get(k, w) for k, w in zip(parts, weights, strict=True)]
+    return model.train(), dict(zip(("ixx_1", "ixy_1", "ixx_2", "ixy_2"), weights, strict=True))
 
 
-def ours(case: str):
-    """Our ResNet-32, its engine, and its parameters in the order of the official code's."""
+def official_on_imagenet(case: Case, checkout: Path) -> nn.Module:
+    """That code's network for ImageNet, the head made small as ours is (see `small_head`)."""
+    family = case.network.rstrip("0123456789")
+    module = code(checkout / "exp_imagenet", f"networks.{family}")
+    shape = {
+        "local_module_num": LAYERS[case.network],
+        "aux_net_config": "DGL" if case.rule == "dgl" else "unifSamp",
+        "aux_net_depth": case.hidden,
+        "is_pyramid": case.settings.get("decay", 0.5) > 0,
+        "paramid_coeff": 0.5,
+    }
+    if family == "resnet":
+        return getattr(module, case.network)(**shape)
+    model = module.VGG(case.network, **shape)
+    if case.network == "vgg19":  # for small images: how it ends is ours
+        model.avgpool, model.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(512, case.classes)
+    else:
+        small_head(model.fc)
+    return model
+
+
+def code(folder: Path, name: str):
+    """A module of the official code, which has two folders of the same names."""
+    for loaded in [key for key in sys.modules if key.split(".")[0] in ("networks", "utils")]:
+        del sys.modules[loaded]
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(name)
+
+
+def small_head(fc: nn.Sequential) -> None:
+    """64 hidden neurons in the place of VGG-13's 4096, and no dropout: of both codes alike."""
+    for place, width in ((0, fc[0].in_features), (3, 64)):
+        fc[place], fc[place + 2] = nn.Linear(width, 64), nn.Dropout(0.0)
+    fc[6] = nn.Linear(64, fc[6].out_features)
+
+
+def ours(case: Case):
+    """Our network, its units and engine, and its parameters in the order of the official code's."""
     from locbench.networks import make_network
     from locbench.recipes.schema import Network
     from locbench.rules import build_units
     from locbench.training.engine import Engine
 
-    network = make_network("resnet32", Network(), 10, 32).train()
-    units = build_units(case.split()[0], network, CASES[case])
+    side = 224 if case.network in ON_IMAGENET else case.side
+    network = make_network(case.network, Network(), case.classes, side).train()
+    if case.network == "vgg13":
+        small_head(network.fc)
+    units = build_units(case.rule, network, case.settings)
     modules = [*network.blocks, network.head]
     for unit in units[:-1]:
         further = unit.objective.further
@@ -112,16 +215,17 @@ def fill(parameters: list[Tensor]) -> None:
         before = () if shape == before else shape
 
 
-def batches(count: int, size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+def batches(count: int, size: int, side: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Images, targets and pixels in float64: blots of colour, a hue for every class, and noise."""
     draw = torch.Generator().manual_seed(7)
     hues = torch.rand(10, 3, 1, 1, generator=draw, dtype=torch.float64)
     found = []
+    scale = (HALF, HALF) if side == 96 else (MEAN, STD)
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] / 255 for v in scale)
     for _ in range(count):
         targets = torch.randint(10, (size,), generator=draw)
-        noise = torch.rand(size, 3, 32, 32, generator=draw, dtype=torch.float64)
+        noise = torch.rand(size, 3, side, side, generator=draw, dtype=torch.float64)
         pixels = 0.5 * hues[targets] + 0.5 * noise
-        mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] / 255 for v in (MEAN, STD))
         found.append(((pixels - mean) / std, targets, pixels))
     return found
 
@@ -130,12 +234,15 @@ def optimizer_of(parameters) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 
-def official_losses(case: str, checkout: Path) -> list[list[float]]:
-    """The loss of every unit, in the order of the network, at each of ten steps."""
+def official_losses(case: Case, checkout: Path) -> list[list[float]]:
+    """The loss of every unit, in the order of the network, at each step."""
     # The code makes constants (one-hot labels, InfoPro's mean) in the default type.
     torch.set_default_dtype(torch.float64)
     model, weights = official(case, checkout, BATCH)
-    fill(list(model.parameters()))
+    named = list(model.named_parameters())
+    hung = [p for name, p in named if name.startswith(("aux_classifier", "decoder"))]
+    beside = {id(p) for p in hung}
+    fill([*(p for _, p in named if id(p) not in beside), *hung])
     optimizer = optimizer_of(model.parameters())
     seen: list[float] = []
     backward = torch.Tensor.backward
@@ -144,20 +251,37 @@ def official_losses(case: str, checkout: Path) -> list[list[float]]:
         seen.append(loss.item())
         backward(loss, *args, **kwargs)
 
-    torch.Tensor.backward = noting
     steps = []
-    for images, targets, _ in batches(STEPS, BATCH):
+    for images, targets, _ in batches(case.steps, BATCH, case.side):
         optimizer.zero_grad()
         seen.clear()
-        model(images, targets, **weights)
+        if case.network in ON_IMAGENET:
+            seen += summed_step(model, images, targets)
+        else:
+            torch.Tensor.backward = noting
+            model(images, targets, **weights)
+            torch.Tensor.backward = backward
         optimizer.step()
         steps.append(list(seen))
-    torch.Tensor.backward = backward
     torch.set_default_dtype(torch.float32)
     return steps
 
 
-def our_losses(case: str) -> list[list[float]]:
+def summed_step(model: nn.Module, images: Tensor, targets: Tensor) -> list[float]:
+    """A step of that code on ImageNet, where one backward pass is of the sum: the losses."""
+    losses: list[float] = []
+    hung = [part for name, part in model.named_children() if name.startswith("aux_classifier")]
+    hooks = [
+        part.register_forward_hook(lambda _, __, out: losses.append(out[0].item())) for part in hung
+    ]
+    _, loss, _, last = model(images, targets, F.cross_entropy)
+    loss.backward()
+    for hook in hooks:
+        hook.remove()
+    return [*losses, last]
+
+
+def our_losses(case: Case, steps: int) -> list[list[float]]:
     """As `official_losses`, by our engine."""
     from locbench.units import Batch
 
@@ -166,26 +290,28 @@ def our_losses(case: str) -> list[list[float]]:
         module.double()
     fill(parameters)
     engine, optimizer = engine_type(network.blocks, units), optimizer_of(parameters)
-    steps = []
-    for images, targets, pixels in batches(STEPS, BATCH):
+    found = []
+    for images, targets, pixels in batches(steps, BATCH, case.side):
         optimizer.zero_grad()
         losses, _ = engine.step(Batch(images, targets, pixels))
         optimizer.step()
-        steps.append(losses.tolist())
-    return steps
+        found.append(losses.tolist())
+    return found
 
 
 def parity(checkout: Path) -> None:
-    found = {case: official_losses(case, checkout) for case in CASES}
-    for case, steps in found.items():
-        mine = our_losses(case)
+    found = {}
+    for name, case in CASES.items():
+        with redirect_stdout(sys.stderr):  # the code prints what it builds
+            steps = found[name] = official_losses(case, checkout)
+        mine = our_losses(case, case.steps)
         worst = max(
             abs(a - b) / abs(a)
             for one, other in zip(steps, mine, strict=True)
             for a, b in zip(one, other, strict=True)
         )
         print(
-            f"{case}: {len(steps[0])} units, worst relative difference {worst:.1e}", file=sys.stderr
+            f"{name}: {len(steps[0])} units, worst relative difference {worst:.1e}", file=sys.stderr
         )
     cases = []
     for case, steps in found.items():
@@ -199,7 +325,7 @@ Step = Callable[[Tensor, Tensor], None]
 
 def official_step(case: str, checkout: Path, batch: int) -> Step:
     """One step of that code on normalised images and their targets."""
-    model, weights = official(case, checkout, batch)
+    model, weights = official(CASES[case], checkout, batch)
     optimizer = optimizer_of(model.parameters())
 
     def step(images: Tensor, targets: Tensor) -> None:
@@ -255,7 +381,7 @@ def our_trainer(case: str, precision: str, batch: int, batches: int):
     from locbench.training.loop import Trainer
 
     overrides = {"training.batch": batch, "training.precision": precision}
-    overrides |= {f"rule.{key}": value for key, value in CASES[case].items()}
+    overrides |= {f"rule.{key}": value for key, value in CASES[case].settings.items()}
     recipe = load_recipe("auglocal/cifar10", "paper", overrides)
     count = batch * batches
     split = Split(
@@ -325,7 +451,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--cases", default=",".join(SPEED))
     parser.add_argument("--one", help="measure this alone, here: official, fp32 or bf16")
     parser.add_argument("--case", choices=CASES)
     args = parser.parse_args()

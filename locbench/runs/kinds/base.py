@@ -57,7 +57,7 @@ class Kind(ABC):
     learns: ClassVar[str] = ""  # what its rules have to learn from, where that is not free
     needs: ClassVar[tuple[str, ...]] = ()  # what a fill has to say besides
     uses_data: ClassVar[bool] = True
-    has_baselines: ClassVar[bool] = False  # whether untrained weights and pixels stand beside it
+    baselines: ClassVar[tuple[str, ...]] = ()  # of "untrained", "pixels": what it has to beat
     trains: ClassVar[bool] = False  # whether it leaves an encoder that others read
     apart: ClassVar[bool] = False  # whether it measures in processes of its own
     memory_keys: ClassVar[str] = "training.batch or data.resolution"  # to set where memory is full
@@ -122,6 +122,7 @@ class Kind(ABC):
     @classmethod
     def data_tags(cls, spec: RunSpec, data: Any) -> dict[str, Any]:
         """What its record says of the data."""
+        held_out = {"tested_on": "validation images"} if spec.recipe.data.validation else {}
         return {
             "name": data.name,
             "version": data.version,
@@ -130,6 +131,7 @@ class Kind(ABC):
             "train_images": len(data.train),
             "test_images": len(data.test),
             "resolution": spec.recipe.data.resolution,
+            **held_out,
         }
 
     @classmethod
@@ -179,7 +181,8 @@ class Kind(ABC):
     @classmethod
     def images(cls, spec: RunSpec) -> int:
         """How many images it trains on."""
-        return spec.recipe.data.train_images or spec.data["train"]
+        settings = spec.recipe.data
+        return settings.train_images or spec.data["train"] - settings.validation
 
     @classmethod
     def forwards(cls, recipe: dict[str, Any], images: int) -> float:

@@ -117,6 +117,7 @@ class Detect(Kind):
     def data_tags(cls, spec: RunSpec, data: Any) -> dict[str, Any]:
         tags, detection = super().data_tags(spec, data), spec.recipe.detection
         drawn = detection.train_images or tags["train_images"]
+        tags.pop("tested_on", None)  # of the encoder's data
         return tags | {"train_images": drawn, "resolution": detection.test_side}
 
     @classmethod

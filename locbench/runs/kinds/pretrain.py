@@ -127,6 +127,8 @@ class Pretrain(Kind):
         trainer, training = self.trainer, self.spec.recipe.training
         if training.accumulate > 1:
             record.tags["accumulate"] = training.accumulate
+        if training.batch_norm_groups > 1:
+            record.tags["batch_norm_groups"] = training.batch_norm_groups
         record.tags["precision"] = "bfloat16" if trainer.precision else "float32"
         record.units = [
             {

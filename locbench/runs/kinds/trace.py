@@ -30,6 +30,7 @@ class Trace(Count):
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
         training = differing(spec.recipe.training)
+        training.pop("batch_norm_groups", None)  # of which the traced step knows nothing
         if training.get("precision") == "fp32":  # as "auto" is here
             training.pop("precision")
         return {**super().settings(spec), "training": training}
