@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ def environment(device: str | None = None, threads: int | None = None) -> dict[s
         "git_commit": commit,
         "git_dirty": None if changes is None else bool(changes),
     }
+
+
+@cache
+def is_before(commit: str) -> bool | None:
+    """Whether a commit is the checkout's own or an ancestor of it; None outside a checkout."""
+    if _git("rev-parse", "HEAD") is None:
+        return None
+    return _git("merge-base", "--is-ancestor", commit, "HEAD") is not None
 
 
 def _processor() -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,26 @@ from locbench.distributed import group as processes
 from locbench.errors import UserError
 from locbench.locks import alone, holder
 from locbench.plugins.rule_files import rule_names
+from locbench.report.grid import columns, print_grid
 from locbench.runs.context import Context
+from locbench.runs.device import Hardware, hardware
 from locbench.runs.estimate import Estimate, duration, estimate, known_records, size, total
 from locbench.runs.executor import carry_out, to_run
-from locbench.runs.plan import Plan
-from locbench.runs.spec import RunSpec
+from locbench.runs.plan import Plan, PlannedCell
+from locbench.runs.spec import RunSpec, unique
+from locbench.runs.step_memory import (
+    GPU_BYTES,
+    StepMemory,
+    form_of,
+    largest_step,
+    may_be_large,
+)
 from locbench.runs.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+SILENCE_S = 10.0  # after which a person is told how far a plan is
 
 
 def set_aside(specs: Sequence[RunSpec], store: Store) -> None:
@@ -44,6 +56,27 @@ def set_aside(specs: Sequence[RunSpec], store: Store) -> None:
             store.set_aside(id)
 
 
+def without_broken(plans: Sequence[Plan], store: Store) -> tuple[list[Plan], list[str]]:
+    """The plans with nothing to run or show of a record that cannot be read; a line for each.
+
+    Such a record costs its cells, and not their table.
+    """
+    specs = unique([spec for plan in plans for planned in plan.cells for spec in planned.specs])
+    broken: dict[str, str] = {}
+    for spec in specs:
+        try:
+            store.load(spec.id)
+        except UserError as error:
+            broken[spec.id] = str(error)
+
+    def whole(planned: PlannedCell) -> PlannedCell:
+        needed = {run.id for spec in planned.specs for run in spec.with_ancestors()}
+        return planned if needed.isdisjoint(broken) else replace(planned, specs=())
+
+    kept = [replace(plan, cells=tuple(map(whole, plan.cells))) for plan in plans]
+    return kept, list(broken.values())
+
+
 def announce(plan: Plan, store: Store) -> None:
     """Say on stderr what will be run and roughly how long it takes; nothing if all is there.
 
@@ -52,8 +85,9 @@ def announce(plan: Plan, store: Store) -> None:
     _say_idle(plan)
     waiting = to_run(plan.runs(), store)
     if waiting:
-        records = known_records(store)
-        say(_summary(plan, store, [estimate(spec, records, build=True) for spec in waiting]))
+        records, device = known_records(store), hardware(plan.options.device).name
+        guesses = [estimate(spec, records, device=device, build=True) for spec in waiting]
+        say(_summary(plan, store, guesses))
 
 
 def _say_idle(plan: Plan) -> None:
@@ -68,22 +102,59 @@ def _say_idle(plan: Plan) -> None:
 
 
 def print_plan(plan: Plan, store: Store, *, fresh: bool, as_json: bool, out: Console) -> None:
-    """Every run still to be done, with time and disk; with `fresh` as if there were no records."""
+    """Every run still to be done, with time and disk; with `fresh` as if there were no records.
+
+    Of trainings whose step may be too large for a GPU also its memory, and on how many it fits.
+    UserError for what cannot be run with so many images as there are.
+    """
     waiting = plan.runs() if fresh else to_run(plan.runs(), store)
-    records = known_records(store)
+    for spec in waiting:
+        spec.of.check_images(spec, processes.launched())
+    records, here = known_records(store), hardware(plan.options.device)
     # Networks have to be built, which takes torch, where no run of their shape can be at hand.
-    guesses = [estimate(spec, records, build=plan.options.scale != "smoke") for spec in waiting]
+    build = plan.options.scale != "smoke"
+    guesses = [estimate(spec, records, device=here.name, build=build) for spec in waiting]
     _say_idle(plan)
     for name in plan.assumed:
         say(f"{name} is not here: planned as it was published")
-    pairs = list(zip(waiting, guesses, strict=True))
+    steps = _steps(waiting, here)
     if as_json:
-        out.print_json(json.dumps([{"run": spec.id, **asdict(guess)} for spec, guess in pairs]))
+        rows = [
+            {"run": spec.id, **asdict(guess), **_step_fields(steps.get(spec.id), here)}
+            for spec, guess in zip(waiting, guesses, strict=True)
+        ]
+        out.print_json(json.dumps(rows))
         return
     out.print(_summary(plan, None if fresh else store, guesses), markup=False)
-    for spec, guess in pairs:
-        time, disk = "~" * guess.rough + duration(guess.seconds), size(guess.kept_bytes)
-        out.print(f"  {spec.of.describe(spec):<48}{time:>10} {disk:>10}", markup=False)
+    if steps or (build and any(spec.of.trains for spec in waiting)):
+        out.print(largest_step(waiting, steps, here), markup=False)
+    heads, rows = ["run", "time", "to keep", *(["a step"] if steps else [])], []
+    for spec, guess in zip(waiting, guesses, strict=True):
+        took, disk = "~" * guess.rough + duration(guess.seconds), size(guess.kept_bytes)
+        step = [size(steps[spec.id].on(1)) if spec.id in steps else ""] if steps else []
+        rows.append([spec.of.describe(spec), took, disk, *step])
+    if rows:
+        print_grid(columns(heads, rows, words=(0,)), out)
+
+
+def _steps(specs: Sequence[RunSpec], here: Hardware) -> dict[str, StepMemory]:
+    """The memory of steps that may be too large for one GPU, by run; each form is traced once."""
+    large = [spec for spec in specs if may_be_large(spec, here.gpu_bytes or GPU_BYTES)]
+    forms = {form_of(spec): spec for spec in large}
+    began = time.monotonic()
+    for number, spec in enumerate(forms.values()):
+        if time.monotonic() - began > SILENCE_S:
+            say(f"tracing steps: {number} of {len(forms)} done")
+            began = time.monotonic()
+        spec.of.step_memory(spec)  # is remembered
+    memories = {spec.id: spec.of.step_memory(spec) for spec in large}
+    return {id: memory for id, memory in memories.items() if memory is not None}
+
+
+def _step_fields(memory: StepMemory | None, here: Hardware) -> dict[str, float | None]:
+    capacity = here.gpu_bytes or GPU_BYTES
+    least = None if memory is None else memory.least(capacity)
+    return {"step_bytes": memory and memory.on(1), "gpu_bytes": capacity, "least_gpus": least}
 
 
 def _summary(plan: Plan, store: Store | None, guesses: list[Estimate]) -> str:

@@ -28,6 +28,7 @@ from locbench.cli.options import (
     Seeds,
     Sets,
 )
+from locbench.cli.verify import verify
 from locbench.errors import UserError
 
 app = typer.Typer(
@@ -139,7 +140,7 @@ def reproduce(
     set_: Sets = None,
 ) -> None:
     """Train and measure what tables need, then show it beside the published numbers."""
-    from locbench.cli.actions import announce, print_plan, run, set_aside
+    from locbench.cli.actions import announce, print_plan, run, set_aside, without_broken
     from locbench.published.load import load_table, resolve_name
     from locbench.recipes.validation import parse_overrides
     from locbench.report.formats import render
@@ -160,16 +161,21 @@ def reproduce(
     )
     names = dict.fromkeys(resolve_name(table, paper) for table in tables)
     plans, store = [make_plan(load_table(name), options) for name in names], _store(runs)
+    if fresh and not dry_run:
+        set_aside(unique([spec for plan in plans for spec in plan.runs()]), store)
+    broken = []
+    if not (fresh and dry_run):
+        plans, broken = without_broken(plans, store)
     if dry_run:
         for plan in plans:
             print_plan(plan, store, fresh=fresh, as_json=format == "json", out=_console())
+        if broken:
+            raise failure(broken)
         return
     specs = unique([spec for plan in plans for spec in plan.runs()])
-    if fresh:
-        set_aside(specs, store)
     for plan in plans:
         announce(plan, store)
-    failures = run(specs, store, data_root=data_root, device=device)
+    failures = broken + run(specs, store, data_root=data_root, device=device)
     typer.echo("\n".join(render(plan, store, format) for plan in plans), nl=False)
     if failures:
         raise failure(failures)
@@ -388,4 +394,5 @@ def check(
     check_report(tables or [], _store(runs), options, as_json=as_json, out=_console())
 
 
+app.command()(verify)
 app.command()(doctor)

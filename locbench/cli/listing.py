@@ -11,7 +11,9 @@ from locbench.plugins.entry import suggest
 from locbench.published.load import Table, layout, legend, load_table, table_names
 from locbench.recipes.load import load_recipe, recipe_names
 from locbench.report.check import any_precision, reference_store
+from locbench.report.claims import claims_in_print
 from locbench.report.grid import columns, print_grid
+from locbench.report.terminal import print_claims
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
@@ -151,12 +153,10 @@ def print_published(table: Table, console: Console) -> None:
     for note in table.notes:
         console.print(Text(f"Note: {note}", style="dim"))
     console.print()
-    for claim in table.claims:
-        result = claim.judge(table.values())
-        mark = {True: "holds", False: "does not hold", None: "is open"}[result.holds]
-        ours = table.number is None and result.holds is None  # nothing of it was ever printed
-        printed = "" if ours else f" In print it {mark} ({result.detail})"
-        console.print(Text(f"Claim: {claim.text}.{printed}"))
+    claims = claims_in_print(table)
+    if claims and table.number is not None:
+        console.print("What a reader takes away, judged on the printed numbers:")
+    print_claims(claims, console)
 
 
 def published_json(table: Table) -> dict[str, Any]:
@@ -179,7 +179,12 @@ def published_json(table: Table) -> dict[str, Any]:
         ],
         "notes": list(table.notes),
         "claims": [
-            {"text": claim.text, "holds_in_print": claim.judge(table.values()).holds}
+            {
+                "text": claim.text,
+                "section": claim.section,
+                "margin_ours": claim.margin_ours,
+                "holds_in_print": claim.judge(table.values()).holds,
+            }
             for claim in table.claims
         ],
     }

@@ -23,7 +23,16 @@ import torchvision.transforms.v2.functional as vision
 from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 
-from locbench.data.resample import Crops, Samples, chance, draw_crops, resample, uniform
+from locbench.data.cuts import RandomCut
+from locbench.data.resample import (
+    Crops,
+    Samples,
+    chance,
+    draw_crops,
+    draw_numbers,
+    resample,
+    uniform,
+)
 from locbench.recipes.schema import Augmentation, ResizedCrop
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -63,12 +72,14 @@ def draw_colour(n: int, aug: Augmentation, generator: Generator) -> Colour:
 class Parameters:
     """Everything drawn for some views of each of n images: sample v * n + i is view v of image i.
 
-    Indexing is along the images and keeps all views of each.
+    Indexing is along the images and keeps all views of each. cut: whether the images are the views
+    already, cropped and flipped when they were decoded.
     """
 
     crops: Crops
     colour: Colour | None
     views: int
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.crops) // self.views
@@ -76,7 +87,7 @@ class Parameters:
     def __getitem__(self, index: slice | Tensor) -> Parameters:
         rows = torch.arange(len(self.crops)).view(self.views, -1)[:, index].reshape(-1)
         colour = None if self.colour is None else self.colour[rows]
-        return Parameters(self.crops[rows], colour, self.views)
+        return Parameters(self.crops[rows], colour, self.views, self.cut)
 
 
 def kernel_size(share: float, side: int) -> int:
@@ -227,11 +238,12 @@ def render(
 ) -> Tensor:
     """The views that `params` describes: uint8 [n, 3, H, W] -> float32 [views * n, 3, side, side].
 
+    Where they are cut already, the images are [views * n, 3, side, side].
     Computed in float32 also under autocast; where a GPU may use TF32 for matrix products, pixels
     are off by a fraction of a grey level. Temporaries stay below DEVICE_CHUNK bytes.
     """
     check_images(images)
-    if len(params) != len(images):
+    if len(params.crops if params.cut else params) != len(images):
         raise ValueError(f"{len(params)} parameters for {len(images)} images; slice both alike")
     device, total, (height, width) = images.device, len(params.crops), images.shape[2:]
     crops, colour, rows = params.crops, params.colour, torch.arange(total)
@@ -247,7 +259,10 @@ def render(
     with torch.autocast(device_type, enabled=False):
         for part in (slice(start, start + size) for start in range(0, total, size)):
             index, boxes = rows[part] % len(images), numbers[:5, part]
-            x = resample(images, index, crops[part], boxes, side, aug.interpolation)
+            if params.cut:
+                x = images.index_select(0, index).transpose(0, 1).float().div_(255).contiguous()
+            else:
+                x = resample(images, index, crops[part], boxes, side, aug.interpolation)
             if colour is not None:
                 _distort_(x, colour[part], numbers[5:, part], kernel_size(aug.kernel, side))
             _normalise_(x, aug)
@@ -264,12 +279,12 @@ class Share:
     whole: int
 
 
-def draw_share(draw: Callable[[int], Any], images: Tensor, share: Share | None) -> Any:
-    """The draws of `draw(n)` for these images, which are a whole batch or a share of one.
+def draw_share(draw: Callable[[int], Any], images: int, share: Share | None) -> Any:
+    """The draws of `draw(n)` for so many images, which are a whole batch or a share of one.
 
     The draw of an image depends on its index in the whole batch alone.
     """
-    share = share or Share(0, len(images), len(images))
+    share = share or Share(0, images, images)
     return draw(share.whole)[share.start : share.stop]
 
 
@@ -289,6 +304,12 @@ class ResizedCropAugmentation:
         crops = draw_crops(samples, height, width, self.aug, generator)
         return Parameters(crops, self._draw_colour(samples, generator), self.VIEWS)
 
+    def cut(self, generator: Generator, share: Share) -> RandomCut:
+        """The same crops, to be cut out of the images of the share while they are decoded."""
+        draws = draw_numbers(self.VIEWS * share.whole, self.aug, generator)
+        rows = torch.arange(len(draws)).view(self.VIEWS, -1)[:, share.start : share.stop].flatten()
+        return RandomCut(draws[rows], self.VIEWS, self.resolution, self.aug)
+
     def _draw_colour(self, samples: int, generator: Generator) -> Colour | None:
         return None
 
@@ -296,17 +317,34 @@ class ResizedCropAugmentation:
         """The views drawn: uint8 [N, 3, H, W] -> float32 [views * N, 3, R, R], normalised."""
         return render(images, params, self.aug, self.resolution, self.channels_last)
 
-    def views(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
-        """Draw and apply; `images` may be a share of a batch."""
-        return self.apply(images, self._draw_share(images, generator, share))
+    def views(
+        self,
+        images: Tensor,
+        generator: Generator,
+        share: Share | None = None,
+        *,
+        cut: bool = False,
+    ) -> Tensor:
+        """Draw and apply; `images` may be a share of a batch, or what `cut` has left of one."""
+        return self.apply(images, self._draw_share(images, generator, share, cut))
 
-    def _draw_share(self, images: Tensor, generator: Generator, share: Share | None) -> Parameters:
-        size = images.shape[2:]
-        return draw_share(lambda n: self.draw(n, *size, generator), images, share)
+    def _draw_share(
+        self, images: Tensor, generator: Generator, share: Share | None, cut: bool
+    ) -> Parameters:
+        size, count = images.shape[2:], len(images) // (self.VIEWS if cut else 1)
+        params = draw_share(lambda n: self.draw(n, *size, generator), count, share)
+        return replace(params, cut=cut)
 
-    def pixels(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
+    def pixels(
+        self,
+        images: Tensor,
+        generator: Generator,
+        share: Share | None = None,
+        *,
+        cut: bool = False,
+    ) -> Tensor:
         """As `views`, before normalisation: in [0, 1]."""
-        params = self._draw_share(images, generator, share)
+        params = self._draw_share(images, generator, share, cut)
         plain = replace(self.aug, mean=(0.0,) * 3, std=(1.0,) * 3)
         return render(images, params, plain, self.resolution, self.channels_last)
 
@@ -338,17 +376,24 @@ def resize(images: Tensor, size: list[int], side: int, interpolation: str) -> Te
     return out
 
 
+def short_side(square: int, resolution: int) -> int:
+    """The side to which a test image's short one is resized, before the centre is cut out.
+
+    That is 256/224 of the resolution. A square (`square`: its side, else 0) that is not larger than
+    the resolution, or was cropped to 224 when it was stored, has nothing to cut away.
+    """
+    whole = 0 < square <= resolution or square == CROPPED
+    return resolution if whole else round(resolution * 256 / 224)
+
+
 @torch.no_grad()
 def centre(images: Tensor, resolution: int, aug: Augmentation | ResizedCrop) -> Tensor:
     """The test transform: uint8 [N, 3, H, W] -> float32 [N, 3, R, R], normalised.
 
-    The short side is resized to 256/224 of the resolution, then the centre is cut out. A square
-    that is not larger than the resolution, or was cropped to 224 when it was stored, has nothing to
-    cut away: it is resized whole.
+    The short side is resized (see `short_side`), then the centre is cut out.
     """
     height, width = images.shape[-2:]
-    whole = height == width and (height <= resolution or height == CROPPED)
-    size = [resolution, resolution] if whole else [round(resolution * 256 / 224)]
-    out = resize(images, size, resolution, aug.interpolation)
+    short = short_side(height if height == width else 0, resolution)
+    out = resize(images, [short], resolution, aug.interpolation)
     _normalise_(out.unbind(1), aug)
     return out

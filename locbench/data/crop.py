@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from locbench.data.augmentation import Share, check_images, draw_share, reflect, resize, send
+from locbench.data.cuts import CentreCut
 from locbench.data.resample import Samples, chance
 from locbench.errors import UserError
 from locbench.recipes.schema import Crop, ResizedCrop
@@ -108,6 +109,10 @@ class CropAugmentation:
         top, left = torch.randint(2 * self.aug.padding + 1, (2, n), generator=generator)
         return Shifts(top, left, chance(n, self.aug.flip, generator))
 
+    def cut(self, generator: Generator, share: Share) -> CentreCut:
+        """What `apply` starts from, to be cut out of images while they are decoded: no draw."""
+        return CentreCut(self.resolution, self.resolution, self.aug.interpolation)
+
     @torch.no_grad()
     def apply(self, images: Tensor, shifts: Shifts) -> Tensor:
         """The pixels of the views drawn: uint8 [N, 3, H, W] -> float32 [N, 3, R, R] in [0, 1]."""
@@ -119,10 +124,24 @@ class CropAugmentation:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return pixels.contiguous(memory_format=layout)
 
-    def pixels(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
-        """Draw and apply, in [0, 1]; `images` may be a share of a batch."""
-        return self.apply(images, draw_share(lambda n: self.draw(n, generator), images, share))
+    def pixels(
+        self,
+        images: Tensor,
+        generator: Generator,
+        share: Share | None = None,
+        *,
+        cut: bool = False,
+    ) -> Tensor:
+        """Draw and apply, in [0, 1]; `images` may be a share of a batch, cut already or not."""
+        return self.apply(images, draw_share(lambda n: self.draw(n, generator), len(images), share))
 
-    def views(self, images: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
+    def views(
+        self,
+        images: Tensor,
+        generator: Generator,
+        share: Share | None = None,
+        *,
+        cut: bool = False,
+    ) -> Tensor:
         """As `pixels`, normalised: the input of the network in training."""
         return normalise(self.pixels(images, generator, share), self.aug)

@@ -22,7 +22,8 @@ def fingerprint(
     for each (see `digests`). The name is that of `name`, or the folder's own where images lie in
     the place of torchvision's files. Raises UserError for an unknown name, and as
     `locbench.data.load_data` does for files. The checksum of Shapes is of its version, settings and
-    resolution; of everything else, of the bytes of its files, whatever these are called.
+    resolution; of everything else, of the bytes of its files, whatever these are called. A folder
+    of images that is decoded as it is read has a version of its own.
     """
     version = DATASETS.entry(name).version
     if name == "shapes":

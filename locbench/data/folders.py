@@ -3,40 +3,32 @@
 A set of at most `CACHED_BYTES` is decoded once into the cache and memory-mapped. Images that are
 all square and of one size keep their pixels; otherwise the short side is resized to the median
 short side, at most 256, and the centre square kept. Training crops are drawn from that square. A
-larger set is decoded when it is read (`StreamingSplit`), from a folder or plain tar.
+larger set is decoded when it is read (`StreamingSplit`), from a folder or plain tar, and training
+crops are drawn from the whole images.
 """
 
 from __future__ import annotations
 
-import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from locbench.data import ImageData, Progress, memory_mapped
-from locbench.data.cache import Builder, CacheEntry, cached, has_entry
-from locbench.data.files import Files, each
+from locbench.data import ImageData, Images, Progress, memory_mapped
+from locbench.data.cache import Builder, cached
+from locbench.data.files import each
 from locbench.data.images import decode, guarded, header
 from locbench.data.listing import Listing, class_indices, read_listing
 from locbench.data.locate import ImageFolder, find_source
+from locbench.data.sizes import (
+    DECODING,
+    entry_key,
+    kept_side,
+    sampled_sizes,
+    square_of,
+    streams,
+    too_large,
+)
 from locbench.errors import UserError
-
-DECODING = 1  # goes up when the same files would decode to other pixels
-CACHED_BYTES = 4_000_000_000
-LARGEST_SIDE = 256
-SAMPLED = 64  # images by which the size of a set is estimated
-
-
-def _side(sizes: list[tuple[int, int]]) -> int:
-    """The side in pixels at which images of these (width, height) are kept."""
-    if len(set(sizes)) == 1 and sizes[0][0] == sizes[0][1]:
-        return sizes[0][0]
-    return min(LARGEST_SIDE, round(statistics.median(min(size) for size in sizes)))
-
-
-def _sampled_side(files: Files) -> int:
-    sample = range(0, len(files), max(1, len(files) // SAMPLED))
-    return _side([size for _, size in each(files, sample, partial(guarded, files, header))])
 
 
 def _fill(builder: Builder, listing: Listing, progress: Progress | None) -> dict[str, Any]:
@@ -47,7 +39,7 @@ def _fill(builder: Builder, listing: Listing, progress: Progress | None) -> dict
         for _, size in each(files, range(len(files)), partial(guarded, files, header)):
             sizes.append(size)
             tell("reading sizes", len(sizes), len(listing.train) + len(listing.test))
-    side = _side(sizes)
+    side = kept_side(sizes)
     for split, files in splits.items():
         count = len(files)
         images = builder.array(f"{split}_images", (count, 3, side, side), "uint8")
@@ -61,47 +53,37 @@ def _fill(builder: Builder, listing: Listing, progress: Progress | None) -> dict
     return {"side": side}
 
 
-def _decoded(listing: Listing, progress: Progress | None) -> CacheEntry | None:
-    """The decoded set; None where it is too large for that.
-
-    The checksum says nothing of class names: the same images may have others elsewhere.
-    """
-    key = f"images-{listing.checksum[:16]}-d{DECODING}"
-    identity = {"checksum": listing.checksum, "decoding": DECODING}
-    count = len(listing.train) + len(listing.test)
-    if not has_entry(key) and 3 * count * _sampled_side(listing.train) ** 2 > CACHED_BYTES:
-        return None
-    return cached(key, identity, lambda builder: _fill(builder, listing, progress))
-
-
-def _streamed(listing: Listing) -> tuple[Any, Any]:
-    import torch
-
-    from locbench.data.streaming import StreamingSplit
-
-    side = _sampled_side(listing.train)
-    for files in (listing.train, listing.test):
-        if files.compressed:
+def _decoded(listing: Listing, progress: Progress | None) -> tuple[Images, Images]:
+    for files in listing.parts:
+        if files.compressed and too_large(listing):
             raise UserError(
                 f"{files.container}: too large to decode beforehand, and a compressed archive "
                 "cannot be read in random order; unpack it to a .tar or a folder"
             )
-    return tuple(
-        StreamingSplit(files, torch.tensor(class_indices(files, listing.classes)), side)
-        for files in (listing.train, listing.test)
+    identity = {"checksum": listing.checksum, "decoding": DECODING}
+    entry = cached(entry_key(listing), identity, lambda builder: _fill(builder, listing, progress))
+    return memory_mapped(entry.arrays, "train"), memory_mapped(entry.arrays, "test")
+
+
+def _streamed(listing: Listing) -> tuple[Images, Images]:
+    import torch
+
+    from locbench.data.streaming import StreamingSplit
+
+    square = square_of(sampled_sizes(listing.train))
+    train, test = (
+        StreamingSplit(files, torch.tensor(class_indices(files, listing.classes)), square=square)
+        for files in listing.parts
     )
+    return train, test
 
 
 def load_folder(source: ImageFolder, progress: Progress | None = None) -> ImageData:
     """The images of a source, decoded or streamed. Raises UserError: see `load_data`."""
     listing = read_listing(source.train, source.test, progress=progress)
-    entry = _decoded(listing, progress)
-    if entry is None:
-        train, test = _streamed(listing)
-    else:
-        train, test = (memory_mapped(entry.arrays, split) for split in ("train", "test"))
-    name, version, classes = source.name, source.version, tuple(listing.classes)
-    return ImageData(name, version, listing.checksum, classes, train, test, entry is None)
+    version, classes = source.version_of(listing), tuple(listing.classes)
+    splits = _streamed(listing) if streams(listing) else _decoded(listing, progress)
+    return ImageData(source.name, version, listing.checksum, classes, *splits)
 
 
 def load_images(

@@ -27,20 +27,23 @@ def header(data: bytes) -> tuple[int, int]:
         return image.size
 
 
-def decode(data: bytes, side: int, fast: bool = False) -> np.ndarray:
-    """uint8 [3, side, side]: short side resized to `side` (bicubic), the centre square, as RGB.
+def picture_of(data: bytes) -> Image.Image:
+    """The whole image, in RGB. Raises one of DAMAGED.
 
-    An image of that size keeps its pixels. Greyscale, palette and CMYK images become RGB;
-    transparency is dropped. `fast` lets the JPEG decoder shrink by 2, 4 or 8 first. Raises one of
-    DAMAGED.
+    Greyscale, palette and CMYK images become RGB; transparency is dropped.
     """
     with Image.open(BytesIO(data)) as image:
-        if fast:
-            image.draft("RGB", (side, side))
         # From P straight to RGB, Pillow complains of a palette with transparent entries.
         picture = image.convert("RGBA") if image.info.get("transparency") is not None else image
-        picture = picture.convert("RGB")
-    picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
+        return picture.convert("RGB")
+
+
+def decode(data: bytes, side: int) -> np.ndarray:
+    """uint8 [3, side, side]: short side resized to `side` (bicubic), the centre square, as RGB.
+
+    An image of that size keeps its pixels. Raises one of DAMAGED.
+    """
+    picture = ImageOps.fit(picture_of(data), (side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture).transpose(2, 0, 1)
 
 

@@ -47,6 +47,11 @@ class Listing:
     test: Files
     checksum: str
 
+    @property
+    def parts(self) -> tuple[Files, Files]:
+        """The files of train and test."""
+        return self.train, self.test
+
 
 def data_root(root: Path | None) -> Path:
     """`root`, else $LOCBENCH_DATA, else ./data."""

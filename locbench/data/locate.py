@@ -14,12 +14,14 @@ from locbench.data.digests import checksum_of, folder_digests
 from locbench.data.files import folder_files
 from locbench.data.listing import (
     LAYOUT,
+    Listing,
     data_root,
     existing_root,
     find_containers,
     find_folder,
     read_listing,
 )
+from locbench.data.sizes import streams
 from locbench.errors import UserError
 from locbench.plugins.registry import DATASETS, Registry
 from locbench.published.datasets import OFFICIAL, Official
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images in the layout of `listing`: a folder or archive of each split."""
+    """Images in the layout of `listing`: a folder or archive of each split.
+
+    `version` is that of a set which is decoded into the cache; see `version_of`.
+    """
 
     name: str
     version: int
@@ -38,10 +43,18 @@ class ImageFolder:
     test: Path
 
     def summary(self, *, progress: Progress | None = None) -> dict[str, Any]:
-        """checksum, classes, train and test (numbers)."""
+        """version, checksum, classes, train and test (numbers)."""
         listing = read_listing(self.train, self.test, progress=progress)
+        identity = {"version": self.version_of(listing), "checksum": listing.checksum}
         counts = {"train": len(listing.train), "test": len(listing.test)}
-        return {"checksum": listing.checksum, "classes": len(listing.classes), **counts}
+        return {**identity, "classes": len(listing.classes), **counts}
+
+    def version_of(self, listing: Listing) -> int:
+        """One more where images are decoded as they are read: what training sees of them differs.
+
+        Their crops came from a centre square in version 1, and come from the whole image.
+        """
+        return self.version + streams(listing)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -36,6 +37,16 @@ class Samples:
 
     def __getitem__(self, index: slice | Tensor) -> Self:
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Draws(Samples):
+    """What decides n random crops, whatever the size of their images; on the CPU."""
+
+    area: Tensor  # float64 [n, ATTEMPTS], shares of the image
+    aspect: Tensor  # float64 [n, ATTEMPTS], width / height
+    place: Tensor  # float64 [n, 2] in [0, 1), of the free rows and columns
+    flip: Tensor  # bool [n], left to right, after the crop
 
 
 @dataclass(frozen=True)
@@ -68,30 +79,42 @@ def _fallback(height: int, width: int, aspect: tuple[float, float]) -> tuple[int
     return height, width
 
 
-def draw_crops(n: int, height: int, width: int, aug: CropSettings, generator: Generator) -> Crops:
-    """Draw n crop boxes in a height x width image as torchvision's RandomResizedCrop, and flips.
+def draw_numbers(n: int, aug: CropSettings, generator: Generator) -> Draws:
+    """Draw n random crops of torchvision's RandomResizedCrop, and flips.
 
-    Up to 10 attempts at an area (uniform) and an aspect ratio (log-uniform), the first that fits
-    counts; else the largest centre crop of an allowed ratio. The numbers taken from the generator
-    do not depend on which attempt fitted.
+    For each 10 attempts at an area (uniform) and an aspect ratio (log-uniform).
     """
-    area = height * width * uniform((ATTEMPTS, n), *aug.area, generator)
+    area = uniform((ATTEMPTS, n), *aug.area, generator)
     low, high = (math.log(ratio) for ratio in aug.aspect)
     aspect = uniform((ATTEMPTS, n), low, high, generator).exp()
-    widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    place = uniform((2, n), 0.0, 1.0, generator)
+    return Draws(area.T, aspect.T, place.T, chance(n, aug.flip, generator))
+
+
+def crop_boxes(draws: Draws, height: int, width: int, aspect: tuple[float, float]) -> Crops:
+    """The crops drawn, in an image of height x width: of each the first attempt that fits.
+
+    Where none does, torchvision's: the largest centre crop whose ratio is in the range `aspect`.
+    """
+    # By numpy: a decoder asks for those of one image, and torch's operations take their time.
+    area, aspects, place = height * width * draws.area.numpy(), draws.aspect.numpy(), draws.place
+    widths, heights = np.sqrt(area * aspects).round(), np.sqrt(area / aspects).round()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = fits.to(torch.uint8).argmax(dim=0, keepdim=True)
-    w, h = widths.gather(0, first)[0].long(), heights.gather(0, first)[0].long()
-    places = uniform((2, n), 0.0, 1.0, generator)
-    top = (places[0] * (height - h + 1)).long()
-    left = (places[1] * (width - w + 1)).long()
-    fitted = fits.any(dim=0)
-    if not fitted.all():
-        centre_h, centre_w = _fallback(height, width, aug.aspect)
-        h, w = torch.where(fitted, h, centre_h), torch.where(fitted, w, centre_w)
-        top = torch.where(fitted, top, (height - centre_h) // 2)
-        left = torch.where(fitted, left, (width - centre_w) // 2)
-    return Crops(top, left, h, w, chance(n, aug.flip, generator))
+    first = np.arange(len(fits)), fits.argmax(axis=1)
+    h, w, (down, right) = heights[first], widths[first], place.numpy().T
+    top, left = np.trunc(down * (height - h + 1)), np.trunc(right * (width - w + 1))
+    if not (fitted := fits[first]).all():
+        centre_h, centre_w = _fallback(height, width, aspect)
+        h, w = np.where(fitted, h, centre_h), np.where(fitted, w, centre_w)
+        top = np.where(fitted, top, (height - centre_h) // 2)
+        left = np.where(fitted, left, (width - centre_w) // 2)
+    box = (torch.from_numpy(edge.astype(np.int64)) for edge in (top, left, h, w))
+    return Crops(*box, draws.flip)
+
+
+def draw_crops(n: int, height: int, width: int, aug: CropSettings, generator: Generator) -> Crops:
+    """Draw n crop boxes, with flips, in images of height x width."""
+    return crop_boxes(draw_numbers(n, aug, generator), height, width, aug.aspect)
 
 
 def _filter(t: Tensor, interpolation: str) -> Tensor:

@@ -10,59 +10,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from locbench.data.cuts import Cut
 from locbench.data.files import Files, threads
-from locbench.data.images import decode, guarded
+from locbench.data.images import guarded, picture_of
 from locbench.distributed.group import local_world_size
 
 
 class StreamingSplit:
-    """Images decoded on a pool of threads: `batch` as of `Split`, and `prefetch` of the next one.
+    """Images decoded on a pool of threads, each whole; of each the cut's views are kept.
 
-    An image is its short side resized to `side` (256 for ImageNet) and the centre square of that,
-    so that a batch is one tensor. A random crop is then drawn from this square. Published protocols
-    crop the original: there a crop can lie in the margins of an oblong image, its area is a share
-    of the whole image, and a small crop holds more detail. JPEGs are shrunk by the decoder (by 2, 4
-    or 8, never below `side`), which saves time and softens them a little.
+    rows: which of the files they are, in order (None: all). square: the side of images that are all
+    squares of one size, as far as a sample shows; else 0.
     """
 
-    def __init__(self, files: Files, targets: Tensor, side: int) -> None:
-        self.files = files
-        self.targets = targets  # int64 [N]
-        self.side = side
+    cuts = True  # what `start` gives has been cut out already
+
+    def __init__(
+        self, files: Files, targets: Tensor, *, square: int = 0, rows: Tensor | None = None
+    ) -> None:
+        self.files, self.targets, self.square = files, targets, square  # targets: int64 [N]
+        self.rows = torch.arange(len(targets)) if rows is None else rows
         workers = max(1, threads() // local_world_size())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._ahead: tuple[list[int], list[Future[np.ndarray]]] | None = None
-        self._decode: Callable[[int], np.ndarray]
-        self._decode = partial(guarded, files, partial(decode, side=side, fast=True))
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def _submit(self, indices: list[int]) -> list[Future[np.ndarray]]:
-        return [self._pool.submit(self._decode, index) for index in indices]
+    def select(self, indices: Tensor) -> StreamingSplit:
+        """The split of these images alone."""
+        targets, rows = self.targets[indices], self.rows[indices]
+        return StreamingSplit(self.files, targets, square=self.square, rows=rows)
 
-    def prefetch(self, indices: Tensor) -> None:
-        """Begin to decode the next batch; `batch` of the same indices then only waits for it."""
-        self._drop()
-        self._ahead = (indices.tolist(), self._submit(indices.tolist()))
+    def start(self, indices: Tensor, make_cut: Callable[[], Cut]) -> Callable[[], Tensor]:
+        """Begin to decode the images at `indices`; what is given waits for them.
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """uint8 [B, 3, side, side] on the CPU; UserError names an image that does not decode."""
-        if self._ahead is not None and self._ahead[0] == indices.tolist():
-            futures, self._ahead = self._ahead[1], None
-        else:
-            self._drop()
-            futures = self._submit(indices.tolist())
-        images = torch.empty(len(futures), 3, self.side, self.side, dtype=torch.uint8)
-        try:
-            for row, future in enumerate(futures):
-                images[row] = torch.from_numpy(np.array(future.result()))
-        finally:
-            for future in futures:
-                future.cancel()
-        return images
+        It gives uint8 [views * B, 3, side, side] on the CPU, channels last, the first views of all
+        images first. UserError names an image that does not decode.
+        """
+        cut, rows = make_cut(), self.rows[indices.cpu()].tolist()
+        views = np.empty((cut.views, len(rows), cut.side, cut.side, 3), dtype=np.uint8)
 
-    def _drop(self) -> None:
-        for future in self._ahead[1] if self._ahead else ():
+        def work(row: int, data: bytes) -> None:
+            for view, picture in zip(views, cut(row, picture_of(data)), strict=True):
+                view[row] = picture
+
+        futures = [
+            self._pool.submit(guarded, self.files, partial(work, row), index)
+            for row, index in enumerate(rows)
+        ]
+        return partial(
+            _complete, futures, torch.from_numpy(views).flatten(0, 1).permute(0, 3, 1, 2)
+        )
+
+
+def _complete(futures: list[Future[None]], views: Tensor) -> Tensor:
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
             future.cancel()
-        self._ahead = None
+    return views

@@ -29,6 +29,12 @@ def all_reduce(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def broadcast(tensor: Tensor) -> None:
+    """Overwrite the tensor with that of the first process."""
+    with connected():
+        dist.broadcast(tensor, src=0)
+
+
 def all_gather(tensor: Tensor) -> Tensor:
     """The tensors of all processes, of one shape, one after the other: [processes, ...]."""
     tensors = tensor.new_empty((world_size(), *tensor.shape))

@@ -1,11 +1,13 @@
-"""Batch norm over the images of all processes that train together.
+"""Batch norm over the images of all processes that train together, or over equal parts of them.
 
-On GPUs it is torch's SyncBatchNorm, which refuses CPU tensors; for those there is a function here.
+Over all it is torch's SyncBatchNorm on GPUs, which refuses CPU tensors; for those there is a
+function here. Parts are what a GPU each would have, with batch norm that knows of no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,20 +15,71 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from locbench.distributed.collectives import all_gather, all_reduce
+from locbench.distributed.collectives import all_gather, all_reduce, broadcast, cut
 from locbench.distributed.group import world_size
+from locbench.errors import UserError
 
 
-def synchronise(modules: Iterable[nn.Module]) -> None:
-    """Make every batch norm inside one over all processes, where there are several; in place.
+def _norms(modules: Iterable[nn.Module], kinds: tuple[type, ...]) -> list[nn.Module]:
+    parts = [part for module in modules for part in module.modules()]
+    return [part for part in parts if isinstance(part, kinds)]
 
-    The modules stay the same objects: a network holds some of its parts under two names.
+
+def synchronise(modules: Iterable[nn.Module], *, groups: int = 1, views: int = 1) -> None:
+    """Make every batch norm inside one over all images of a step's batch, or over equal parts.
+
+    In place: the modules stay the same objects, for a network holds some of its parts under two
+    names. Each of the `groups` has its own statistics, of all `views` of its images; processes have
+    as many groups each. UserError where they cannot.
     """
-    if world_size() == 1:
-        return
-    for norm in [part for module in modules for part in module.modules()]:
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+    if groups % world_size() and groups > 1:
+        raise UserError(
+            f"training.batch_norm_groups = {groups} cannot be shared equally by {world_size()} "
+            "processes: set a multiple, or 1 for statistics of the whole batch"
+        )
+    for norm in _norms(modules, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if groups > 1:
+            norm.__class__ = GroupedBatchNorm
+            norm.groups, norm.views = groups // world_size(), views
+        elif world_size() > 1:
             norm.__class__, norm.process_group = SharedBatchNorm, None
+
+
+def share_statistics(modules: Iterable[nn.Module]) -> None:
+    """Give every process the running statistics of the first, where each has groups of its own."""
+    if world_size() > 1:
+        for norm in _norms(modules, (GroupedBatchNorm,)):
+            for buffer in norm.buffers():
+                broadcast(buffer)
+
+
+class GroupedBatchNorm(_BatchNorm):
+    """Batch norm whose statistics in training are those of each of some equal parts of the batch.
+
+    As batch norm on so many GPUs that is not synchronised. Running statistics are those of the
+    first part, as DistributedDataParallel leaves them: it hands on the first process's. A batch
+    that is no multiple has parts as like as can be.
+    """
+
+    groups: int
+    views: int
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any: it was a batch norm of one or of two dimensions."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[views * N, C, ...], the first views of all images first -> the same, normalised."""
+        if not self.training:
+            return super().forward(features)
+        views, tracks = features.chunk(self.views), self.track_running_stats
+        parts = []
+        for start, stop in pairwise(cut(len(views[0]), self.groups)):
+            pieces = [view[start:stop] for view in views]
+            self.track_running_stats = tracks and start == 0
+            part = super().forward(pieces[0] if self.views == 1 else torch.cat(pieces))
+            parts.append(part.chunk(self.views))
+        self.track_running_stats = tracks
+        return torch.cat([piece for view in zip(*parts, strict=True) for piece in view])
 
 
 class SharedBatchNorm(nn.SyncBatchNorm):

@@ -11,8 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from torch.optim.swa_utils import update_bn
 
 from locbench.data import ImageData, Images
 from locbench.data.augmentation import Share
-from locbench.data.views import one_view, test_view
+from locbench.data.views import one_view, plain_views, read
 from locbench.distributed.collectives import all_reduce, cut, gathered
 from locbench.distributed.group import rank, world_size
 from locbench.errors import RunFailed, UserError
@@ -78,17 +80,8 @@ def pooled_features(network: Network, images: Tensor, blocks: Sequence[int]) -> 
     return pooled
 
 
-def read(split: Images, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (uint8 [B, 3, H, W]) and targets of each part; a part is a tensor of indices.
-
-    A split that decodes images as they are read starts on the next part while this one is used.
-    """
-    prefetch = getattr(split, "prefetch", None)
-    for part, next_part in zip_longest(parts, parts[1:]):
-        images = split.batch(part)
-        if prefetch is not None and next_part is not None:
-            prefetch(next_part)
-        yield images, split.targets[part]
+def _test_settings(recipe: Recipe) -> dict[str, Any]:
+    return {"resolution": recipe.data.resolution, "augmentation": recipe.augmentation}
 
 
 def calibrate(network: Network, split: Images, recipe: Recipe, device: torch.device) -> None:
@@ -101,12 +94,9 @@ def calibrate(network: Network, split: Images, recipe: Recipe, device: torch.dev
     order = torch.randperm(len(split), generator=generator(0, "calibration"))[:CALIBRATION_IMAGES]
     # Chunks of one size: they weigh the same, and none is too small to have a variance.
     parts = order.chunk(-(-len(order) // CHUNK))
-    views = (
-        test_view(images.to(device), recipe.data.resolution, recipe.augmentation)
-        for images, _ in read(split, parts)
-    )
     layout = torch.channels_last
-    batches = (view.contiguous(memory_format=layout) for view in views)
+    views = plain_views(split, parts, **_test_settings(recipe), device=device)
+    batches = (view.contiguous(memory_format=layout) for view, _ in views)
     update_bn(batches, nn.Sequential(*network.blocks))
     network.eval()
 
@@ -160,11 +150,9 @@ class LinearProbe:
         """Features of every un-augmented image, per probed block, and the targets."""
         parts = torch.arange(len(split)).split(CHUNK)[rank() :: world_size()]
         features = [torch.zeros(len(split), w, device=self.device) for w in self.widths]
-        aug, side = self.recipe.augmentation, self.recipe.data.resolution
-        for part, (images, _) in zip(parts, read(split, parts), strict=True):
-            pooled = pooled_features(
-                self.network, test_view(images.to(self.device), side, aug), self.blocks
-            )
+        views = plain_views(split, parts, **_test_settings(self.recipe), device=self.device)
+        for part, (view, _) in zip(parts, views, strict=True):
+            pooled = pooled_features(self.network, view, self.blocks)
             rows = slice(int(part[0]), int(part[-1]) + 1)
             for whole, piece in zip(features, pooled, strict=True):
                 whole[rows] = piece
@@ -184,12 +172,13 @@ class LinearProbe:
         batches = order.split(batch)
         shares = [self._share(len(indices)) for indices in batches]
         local = [i[share.start : share.stop] for i, (share, _) in zip(batches, shares, strict=True)]
-        for k, (images, _) in enumerate(read(self.data.train, local)):
+        train, draw = self.data.train, partial(generator, self.seed, "probe augmentation", epoch)
+        images_of = read(train, local, lambda k: self.augment.cut(draw(k), shares[k][0]))
+        for k, (images, _) in enumerate(images_of):
             share, sizes = shares[k]
-            draw = generator(self.seed, "probe augmentation", epoch, k)
-            view = self.augment.views(images.to(self.device), draw, share=share)
+            view = self.augment.views(images.to(self.device), draw(k), share, cut=train.cuts)
             features = pooled_features(self.network, view, self.blocks)
-            targets = self.data.train.targets[batches[k]].to(self.device)
+            targets = train.targets[batches[k]].to(self.device)
             yield [gathered(f, sizes) if sizes else f for f in features], targets
 
     def _share(self, images: int) -> tuple[Share, tuple[int, ...]]:
@@ -276,8 +265,10 @@ def _flat(split: Images, resolution: int, recipe: Recipe) -> Tensor:
     """The un-augmented images of a split as rows: fp32 [N, 3 * resolution^2]."""
     parts = torch.arange(len(split)).split(CHUNK)
     rows = torch.empty(len(split), 3 * resolution**2)
-    for target, (images, _) in zip(rows.split(CHUNK), read(split, parts), strict=True):
-        target.copy_(test_view(images, resolution, recipe.augmentation).flatten(1))
+    settings = {"resolution": resolution, "augmentation": recipe.augmentation}
+    views = plain_views(split, parts, **settings, device=torch.device("cpu"))
+    for target, (view, _) in zip(rows.split(CHUNK), views, strict=True):
+        target.copy_(view.flatten(1))
     return rows
 
 

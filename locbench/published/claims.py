@@ -1,273 +1,192 @@
 """Claims: the sentences a reader takes away from a table, in a form that can be checked.
 
-A claim picks cells of its table by their labels and compares them, in one of the ways of `KINDS`.
-It is bound to its cells when the table is loaded, so that a misspelt label is an error then; it is
-judged on any set of values: the published ones, measured ones, some of them.
-
-Keys of a `[[claims]]` entry (tables/README.md has examples):
-    text            the sentence, as a person reads it
-    kind            one of `KINDS`
-    a, b            which cells: label = value or list of values; b only where two are compared, and
-                    b = {} is every other cell. `column` is a label too: the key of the column
-    over            labels to compare within ("on every network"): one comparison per combination
-    columns         the columns to look at (default: every published one); each is compared apart,
-                    unless a, b or along names `column`
-    along           the label, or "column", that a series runs along
-    margin, factor, value       the number of the claim, by kind
-    holds_in_print  false where the paper says it and its own numbers do not bear it out
+A claim compares cells of its table in one of the ways of `KINDS`. It is bound to its cells when the
+table is loaded (`claim_entries.py`), so that a misspelt label is an error then; it is judged on any
+set of values: the published ones, or measured ones with their standard errors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise, product
-from typing import Any, Literal
-
-from locbench.errors import UserError
-from locbench.plugins.entry import suggest
-from locbench.recipes.reading import Number, check_keys, read, typed
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 Key = tuple[int, str]  # row index, column key
-Labels = Mapping[str, str | int | float]
+# The standard error of a weighted sum of cells.
+StandardError = Callable[[Mapping[Key, float]], float]
 
 # Published values have few digits; their differences, as binary fractions, miss by about 1e-14.
 EPSILON = 1e-9
+# A comparison nearer to its edge than this could well fall on the other side of it.
+STANDARD_ERRORS = 2.0
+# How many of n comparisons must hold.
+CASES = {"all": lambda n: n, "most": lambda n: n // 2 + 1, "some": lambda n: 1}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to compare: `slack` is how far the comparison is from failing, negative if it does.
+    """One way to compare. `slack` says how far it is from failing, negative where it fails.
 
-    A kind whose number defaults to 0 is an order: with 0 it asks for a real difference.
+    It takes the first cell minus the second (minus `factor` times the second, where `numbers` have
+    one), or the only cell, and the claim's numbers. An order needs no number, and asks for a real
+    difference without one.
     """
 
-    shape: str  # "pair": a against b; "series": each cell against the next; "single": a alone
-    number: str  # the key of the claim that holds its number
-    default: float | None  # None: the claim has to state it
-    slack: Callable[[Sequence[float], float], float]
+    shape: Literal["pair", "series", "single"]  # a against b; each against the next; a alone
+    numbers: tuple[str, ...]  # the keys of the entry that hold them
+    slack: Callable[..., float]
+    order: bool = False
 
 
 KINDS = {
-    "within": Kind("pair", "margin", None, lambda v, margin: margin - abs(v[0] - v[1])),
-    "above": Kind("pair", "margin", 0.0, lambda v, margin: v[0] - v[1] - margin),
-    "below": Kind("pair", "margin", 0.0, lambda v, margin: v[1] - v[0] - margin),
-    "ratio_at_most": Kind("pair", "factor", None, lambda v, factor: factor * v[1] - v[0]),
-    "increases": Kind("series", "margin", 0.0, lambda v, margin: v[1] - v[0] - margin),
-    "decreases": Kind("series", "margin", 0.0, lambda v, margin: v[0] - v[1] - margin),
-    "at_least": Kind("single", "value", None, lambda v, value: v[0] - value),
-    "at_most": Kind("single", "value", None, lambda v, value: value - v[0]),
+    "within": Kind("pair", ("margin",), lambda x, margin: margin - abs(x)),
+    "above": Kind("pair", ("margin",), lambda x, margin: x - margin, order=True),
+    "below": Kind("pair", ("margin",), lambda x, margin: -x - margin, order=True),
+    "ratio_at_most": Kind("pair", ("factor",), lambda x, factor: -x),
+    "increases": Kind("series", ("margin",), lambda x, margin: -x - margin, order=True),
+    "decreases": Kind("series", ("margin",), lambda x, margin: x - margin, order=True),
+    "at_least": Kind("single", ("value",), lambda x, value: x - value),
+    "at_most": Kind("single", ("value",), lambda x, value: value - x),
+    "about": Kind("single", ("value", "margin"), lambda x, value, margin: margin - abs(x - value)),
 }
 
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """What became of a claim: `holds` is None where a cell that it needs has no value."""
+    """What became of a claim: `holds` is None where it is open; `detail` says what decided it."""
 
     holds: bool | None
     detail: str
 
 
+def clear(difference: float, error: float) -> bool:
+    """Whether a difference is two standard errors or more from zero; never where one is nan."""
+    return error == 0 or abs(difference) >= STANDARD_ERRORS * error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison of a claim, made: its slack, the standard error of that, and both in words."""
+
+    slack: float
+    error: float  # 0: exact; nan: unknown
+    text: str
+
+    @property
+    def holds(self) -> bool | None:
+        """None where it is too close to its edge to call, or its error is not known."""
+        return self.slack >= 0 if clear(self.slack, self.error) else None
+
+
 @dataclass(frozen=True)
 class Claim:
-    """One sentence and the comparisons that must all hold for it to be true."""
+    """One sentence and the comparisons that decide it.
+
+    With `minus`, a value is a cell's own minus that of the cell that `minus` names for it.
+    """
 
     text: str
     kind: str
-    number: float  # margin, factor or value
+    numbers: tuple[float, ...]  # margin, factor or value, as the kind has them
     comparisons: tuple[tuple[Key, ...], ...]
+    section: str = ""  # where the paper says it; "" for a claim of ours
+    margin_ours: bool = False
+    cases: str = "all"
     holds_in_print: bool = True
-    names: Mapping[Key, str] = field(default_factory=dict, repr=False)
+    minus: Mapping[Key, Key] = field(default_factory=dict, repr=False)
+    minus_name: str = ""
+    names: Mapping[Key, Sequence[str]] = field(default_factory=dict, repr=False)
 
     def needs(self) -> list[Key]:
         """The cells that the claim is about, each once, in order of use."""
-        return list(dict.fromkeys(key for keys in self.comparisons for key in keys))
+        return list(dict.fromkeys(key for keys in self.comparisons for key in self.cells_of(keys)))
+
+    def cells_of(self, keys: Sequence[Key]) -> list[Key]:
+        """The cells of one comparison, with those that are taken from them."""
+        return [cell for key in keys for cell in (key, self.minus.get(key)) if cell is not None]
 
     def judge(
-        self, values: Mapping[Key, float], cells: Collection[Key] | None = None
+        self, values: Mapping[Key, float], standard_error: StandardError | None = None
     ) -> ClaimResult:
         """Judge the claim on `values`: cell to number, in the unit of the cell's column.
 
-        A missing or non-finite value leaves the claim open (None), whatever the others say. With
-        `cells`, only comparisons between those are judged, and it says how many of how many.
+        A missing or non-finite value leaves the claim open (None), whatever the others say, and so
+        do comparisons nearer to their edge than two standard errors. Without `standard_error` the
+        values are exact.
         """
-        if cells is None or all(key in cells for key in self.needs()):
-            return self._judge(values)
-        within = tuple(c for c in self.comparisons if all(key in cells for key in c))
-        count = f"{len(within)} of {len(self.comparisons)} comparisons"
-        if not within:
-            return ClaimResult(None, f"{count} asked for")
-        part = replace(self, comparisons=within)._judge(values)
-        return ClaimResult(part.holds, f"on {count}; {part.detail}")
-
-    def _judge(self, values: Mapping[Key, float]) -> ClaimResult:
         keys = self.needs()
         missing = [key for key in keys if not math.isfinite(values.get(key, math.nan))]
         if missing:
-            what = _some([self.names[key] for key in missing])
+            what = _some([" ".join(self.names[key]) for key in missing])
             return ClaimResult(None, f"{len(missing)} of {len(keys)} cells missing: {what}")
-        slacks = {c: self._slack([values[key] for key in c]) for c in self.comparisons}
-        failed = [c for c in self.comparisons if slacks[c] < 0]
-        if failed:
-            what = _some([self._describe(c, values) for c in failed])
-            return ClaimResult(False, f"fails in {len(failed)} of {len(slacks)}: {what}")
-        closest = min(self.comparisons, key=slacks.__getitem__)
-        return ClaimResult(True, f"closest of {len(slacks)}: {self._describe(closest, values)}")
+        made = [self._compare(keys, values, standard_error) for keys in self.comparisons]
+        return self._decide(sorted(made, key=lambda comparison: comparison.slack))
 
-    def _slack(self, values: Sequence[float]) -> float:
+    def _compare(
+        self,
+        keys: tuple[Key, ...],
+        values: Mapping[Key, float],
+        standard_error: StandardError | None,
+    ) -> Comparison:
+        weights = self._weights(keys)
+        # Counted weight by weight, so that a cell taken from both sides has no error of its own.
+        error = standard_error(weights) if standard_error else 0.0
+        x = sum(weight * values[key] for key, weight in weights.items())
         kind = KINDS[self.kind]
-        strict = kind.default == 0.0 and self.number == 0.0
+        strict = kind.order and self.numbers == (0.0,)
         # Shifted so that "fails" is "< 0" for both: equal is enough for "at least", not for "more".
-        return kind.slack(values, self.number) + (-EPSILON if strict else EPSILON)
+        slack = kind.slack(x, *self.numbers) + (-EPSILON if strict else EPSILON)
+        return Comparison(slack, error, self._describe(keys, values, x, error))
 
-    def _describe(self, keys: tuple[Key, ...], values: Mapping[Key, float]) -> str:
-        link = " to " if KINDS[self.kind].shape == "series" else " against "
-        return link.join(f"{self.names[key]} {values[key]:.4g}" for key in keys)
+    def _weights(self, keys: tuple[Key, ...]) -> dict[Key, float]:
+        second = -self.numbers[0] if KINDS[self.kind].numbers == ("factor",) else -1.0
+        weights: dict[Key, float] = {}
+        for weight, key in zip((1.0, second), keys, strict=False):
+            weights[key] = weights.get(key, 0.0) + weight
+            if key in self.minus:
+                taken = self.minus[key]
+                weights[taken] = weights.get(taken, 0.0) - weight
+        return {key: weight for key, weight in weights.items() if weight}
 
+    def _decide(self, made: Sequence[Comparison]) -> ClaimResult:
+        """`made` is sorted, what fails most first."""
+        n, groups = len(made), {x: [c for c in made if c.holds is x] for x in (True, False, None)}
+        wanted = CASES[self.cases](n)
+        suffix = f" (minus {self.minus_name})" if self.minus else ""
+        if len(groups[True]) >= wanted:
+            if self.cases == "all":
+                closest = f"closest of {n}: " if n > 1 else ""
+                return ClaimResult(True, f"{closest}{made[0].text}{suffix}")
+            others = [comparison.text for comparison in made if not comparison.holds]
+            but = f", not {_some(others)}{suffix}" if others else ""
+            return ClaimResult(True, f"in {len(groups[True])} of {n}{but}")
+        holds = False if n - len(groups[False]) < wanted else None
+        texts = [comparison.text for comparison in groups[holds]]
+        unknown = any(math.isnan(c.error) for c in groups[None])
+        why = "" if holds is False else "no spread of one run " if unknown else "too close to call "
+        return ClaimResult(holds, f"{why}in {len(texts)} of {n}: {_some(texts)}{suffix}")
 
-@dataclass(frozen=True)
-class ClaimFile:
-    """What an entry of `[[claims]]` may hold."""
-
-    text: str
-    kind: Literal[tuple(KINDS)]
-    a: dict[str, Any] = field(default_factory=dict)
-    b: dict[str, Any] | None = None
-    over: tuple[str, ...] = ()
-    columns: tuple[str, ...] | None = None
-    along: str = ""
-    margin: Number | None = None
-    factor: Number | None = None
-    value: Number | None = None
-    holds_in_print: bool = True
-
-    @property
-    def labels(self) -> set[str]:
-        """The labels that it speaks of, besides those in `over`."""
-        return {*self.a, *(self.b or {}), self.along}
-
-
-def build_claim(
-    raw: Any, cells: Mapping[Key, Labels], numeric: Sequence[str], *, where: str
-) -> Claim:
-    """A claim from its TOML entry, bound to its cells.
-
-    `cells` are all cells of the table with their labels (`column` among them), in reading order;
-    `numeric` are the columns a claim is about when it names none; `where` starts error lines.
-    Raises UserError for an unknown key, kind, label or value, and when nothing is left to compare.
-    """
-    where = f"{where} ('{typed(raw, dict, where=where).get('text', '')}')"
-    entry = read(raw, ClaimFile, where=where)
-    kind = KINDS[entry.kind]
-    needed = {"pair": ["a", "b"], "series": ["along"], "single": []}[kind.shape]
-    needed += [kind.number] if kind.default is None else []
-    general = ("text", "kind", "a", "over", "columns", "holds_in_print")
-    check_keys(raw, [*general, *needed, kind.number], where=where)
-    if missing := [key for key in needed if key not in raw]:
-        raise UserError(f"{where}: '{missing[0]}' is missing")
-    number = raw.get(kind.number, kind.default)
-    if kind.default == 0.0 and number < 0:
-        raise UserError(f"{where}: {kind.number} {number:g} is negative")
-
-    columns = numeric if entry.columns is None else entry.columns
-    picked = _select(cells, {"column": list(columns)}, where)
-    compare = {"pair": _pairs, "series": _series, "single": _singles}[kind.shape]
-    comparisons = tuple(compare(entry, picked, where))
-    if not comparisons:
-        raise UserError(f"{where}: its labels leave nothing to compare")
-    names = _names(entry, {key: cells[key] for keys in comparisons for key in keys})
-    return Claim(entry.text, entry.kind, float(number), comparisons, entry.holds_in_print, names)
-
-
-def _pairs(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
-    a, b = _select(cells, entry.a, where), _select(cells, entry.b, where)
-    others = {key: labels for key, labels in b.items() if key not in a}
-    seconds = _groups(entry, others, where)
-    return [
-        pair
-        for group, firsts in _groups(entry, a, where).items()
-        for pair in product(firsts, seconds.get(group, []))
-    ]
-
-
-def _series(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
-    along, listed = entry.along, entry.a.get(entry.along)
-    order = entry.columns if along == "column" and entry.columns else listed
-    order = order if isinstance(order, list | tuple) else ()
-    result = []
-    for keys in _groups(entry, _select(cells, entry.a, where), where).values():
-        steps = [cells[key].get(along) for key in keys]
-        if None in steps or len(set(steps)) < len(steps):
-            raise UserError(f"{where}: '{along}' does not order its cells; add labels to 'over'")
-        if order:
-            keys = sorted(keys, key=lambda key: order.index(cells[key][along]))
-        elif along != "column":
-            if any(isinstance(step, str) for step in steps):
-                raise UserError(f"{where}: '{along}' is text; list its values, in order, in 'a'")
-            keys = sorted(keys, key=lambda key: cells[key][along])
-        result += pairwise(keys)
-    return result
-
-
-def _singles(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> list:
-    return [(key,) for key in _select(cells, entry.a, where)]
-
-
-def _select(cells: Mapping[Key, Labels], wanted: Mapping[str, Any], where: str) -> dict:
-    """The cells whose labels have the wanted values; one that no cell has is an error."""
-    check_keys(wanted, _labels(cells), where=where)
-    choices = {label: v if isinstance(v, list) else [v] for label, v in wanted.items()}
-    for label, values in choices.items():
-        there = {labels[label] for labels in cells.values() if label in labels}
-        for value in values:
-            if not isinstance(value, str | int | float) or value not in there:
-                near = suggest(str(value), sorted(map(str, there)))
-                raise UserError(f"{where}: no cell to compare has {label} = {value!r}{near}")
-    return {
-        key: labels
-        for key, labels in cells.items()
-        if all(labels.get(label) in values for label, values in choices.items())
-    }
-
-
-def _groups(entry: ClaimFile, cells: Mapping[Key, Labels], where: str) -> dict:
-    check_keys(entry.over, _labels(cells), where=where)
-    over = entry.over if "column" in entry.labels else (*entry.over, "column")
-    groups: dict[tuple, list[Key]] = {}
-    for key, labels in cells.items():
-        groups.setdefault(tuple(labels.get(label) for label in over), []).append(key)
-    return groups
-
-
-def _labels(cells: Mapping[Key, Labels]) -> list[str]:
-    return list(dict.fromkeys(label for labels in cells.values() for label in labels))
-
-
-def _names(entry: ClaimFile, cells: Mapping[Key, Labels]) -> dict[Key, str]:
-    """What to call each cell: by the labels the claim speaks of, and more where two look alike."""
-    mentioned = {*entry.labels, *entry.over}
-    labels = sorted(_labels(cells), key="column".__eq__)  # the column comes last
-    chosen = [label for label in labels if label in mentioned]
-    for extra in [label for label in labels if label not in mentioned]:
-        names = {_name(cell, chosen) for cell in cells.values()}
-        if len(names) < len(cells) and len({cell.get(extra) for cell in cells.values()}) > 1:
-            chosen = [label for label in labels if label in {*chosen, extra}]
-    return {key: _name(cell, chosen or labels) for key, cell in cells.items()}
-
-
-def _name(labels: Labels, chosen: Sequence[str]) -> str:
-    words = [(label, labels[label]) for label in chosen if label in labels]
-    return " ".join(
-        f"[{value}]"
-        if label == "column"
-        else value
-        if isinstance(value, str)
-        else f"{label}={value}"
-        for label, value in words
-    )
+    def _describe(
+        self, keys: tuple[Key, ...], values: Mapping[Key, float], x: float, error: float
+    ) -> str:
+        kind, names = KINDS[self.kind], [self.names[key] for key in keys]
+        texts = [
+            f"{values[key] - values[self.minus[key]]:+.4g}" if self.minus else f"{values[key]:.4g}"
+            for key in keys
+        ]
+        shared = [word for word in names[0] if all(word in name for name in names)]
+        shared = shared if len(names) > 1 else []
+        sides = [
+            " ".join([*(word for word in name if word not in shared), text])
+            for name, text in zip(names, texts, strict=True)
+        ]
+        text = (" to " if kind.shape == "series" else " against ").join(sides)
+        if error > 0:
+            text += f" ± {error:.2f}" if len(keys) == 1 else f": {x:+.2f} ± {error:.2f}"
+        return f"{', '.join(shared)}: {text}" if shared else text
 
 
 def _some(texts: Sequence[str], most: int = 3) -> str:
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    return "; ".join(texts[:most]) + more

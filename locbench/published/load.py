@@ -17,7 +17,8 @@ from typing import Any
 from locbench.errors import UserError
 from locbench.paths import tables_dir
 from locbench.plugins.entry import suggest
-from locbench.published.claims import Claim, build_claim
+from locbench.published.claim_entries import build_claim
+from locbench.published.claims import Claim
 from locbench.published.fills import check_cell, check_fill
 from locbench.published.table import Cell, Column, Published, Row, Table
 from locbench.recipes.reading import NotNegative, Number, check_keys, hints, read, read_toml, typed
@@ -238,8 +239,9 @@ def _claims(
     labels = {cell.key: {**cell.row.labels, "column": cell.column.key} for cell in cells}
     texts = {c.column.key for c in cells if c.published and isinstance(c.published.value, str)}
     numeric = [column.key for column in columns if not column.ours and column.key not in texts]
+    titles = {column.key: column.label for column in columns}
     return tuple(
-        build_claim(entry, labels, numeric, where=f"{where}: claim {n}")
+        build_claim(entry, labels, numeric, where=f"{where}: claim {n}", titles=titles)
         for n, entry in enumerate(entries, 1)
     )
 

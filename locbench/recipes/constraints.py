@@ -53,15 +53,59 @@ def check_together(recipe: Recipe, where: str) -> None:
                 f"{where}: detection.warmup = {detection.warmup} is longer than "
                 f"detection.iterations = {detection.iterations}; set both"
             )
-    accumulate, batch = recipe.training.accumulate, recipe.training.batch
+    training = recipe.training
+    accumulate, groups, batch = training.accumulate, training.batch_norm_groups, training.batch
     if batch % accumulate or batch < 2 * accumulate:
         raise UserError(
             f"{where}: training.batch = {batch} images cannot be cut into training.accumulate = "
             f"{accumulate} batches of two or more; set a multiple"
+        )
+    parts = accumulate * groups
+    if batch % parts or batch < 2 * parts:
+        raise UserError(
+            f"{where}: training.batch_norm_groups = {groups} cannot be equal parts, of two images "
+            f"or more, of {batch // accumulate} images; set training.batch to a multiple of "
+            f"{parts}, or the groups to 1"
         )
     warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
     if warmup > epochs:
         raise UserError(
             f"{where}: schedule.warmup_epochs = {warmup:g} is longer than "
             f"schedule.epochs = {epochs}; set both"
+        )
+
+
+def check_images(recipe: Recipe, *, images: int, name: str, processes: int = 1) -> None:
+    """UserError for a batch that is not to be had of so many training images of a data set.
+
+    It may not be larger than the set, and the processes have to share it equally.
+    """
+    size, batches = recipe.training.batch, recipe.training.accumulate
+    if size > images:
+        raise UserError(
+            f"training.batch = {size} is more than the {images} training images of {name}; set a "
+            "smaller one with --set training.batch=N"
+        )
+    if size % (batches * processes):
+        words = f"{processes} processes"
+        if batches > 1:
+            words += f" in training.accumulate = {batches} batches each"
+        raise UserError(
+            f"training.batch = {size} images cannot be shared equally by {words}: set a multiple "
+            f"of {batches * processes}"
+        )
+    if recipe.gives == "label":
+        least = batches * max(2 * recipe.training.batch_norm_groups, processes)
+        _check_last(size, images=images, name=name, least=least)
+
+
+def _check_last(size: int, *, images: int, name: str, least: int) -> None:
+    """An epoch's last batch takes what is left: each part of it has to have two images or more."""
+    left = images % size
+    if 0 < left < least:
+        few = "one" if left == 1 else left
+        why = "batch norm needs two" if least == 2 else f"{least} are the least here"
+        raise UserError(
+            f"training.batch = {size} leaves {few} of the {images} training images of {name} for "
+            f"the last batch, and {why}; set another one"
         )

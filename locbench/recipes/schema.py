@@ -28,6 +28,8 @@ class Data:
 
     train_images: of a set from which a part is taken, the same share of every class (0: all).
     classes: of the classifier (0: as many as the data has).
+    validation: training images held out to tune on, the same share of every class: they take the
+    place of the test images, and nothing is trained on them (0: none).
     """
 
     VERSION: ClassVar = 1
@@ -35,6 +37,7 @@ class Data:
     resolution: Count = 32
     train_images: Whole = 0
     classes: Whole = 0
+    validation: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -159,12 +162,15 @@ class Training:
 
     accumulate: batches one after the other that a step's images are cut into. Negatives and
     batch-norm statistics are then those of such a batch, which is another protocol.
+    batch_norm_groups: equal parts of a batch, each with batch-norm statistics of its own, as where
+    every GPU has a part. Running statistics are the first part's.
     """
 
     VERSION: ClassVar = 1
     batch: Pairs = 4096
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: Count = 1
+    batch_norm_groups: Count = 1
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from locbench.errors import UserError
 from locbench.evaluation.cost.case import Case
 from locbench.evaluation.cost.counts import CONVENTIONS, GIGA, BlockCost, block_costs
 from locbench.evaluation.cost.measured import machine, measure
-from locbench.evaluation.cost.traced import VIEWS, TracedStep, trace
+from locbench.evaluation.cost.traced import VIEWS, TracedStep, autocast_of, trace
 from locbench.networks import make_network
 from locbench.plugins.entry import TAUGHT_BY, UNTRAINED, suggest
 from locbench.plugins.registry import NETWORKS, RULES
@@ -122,6 +122,7 @@ class Bill:
             "scale": recipe.scale,
             "batch": recipe.training.batch,
             "resolution": recipe.data.resolution,
+            "precision": "fp32" if autocast_of(recipe) is None else "bf16",
             **self.counts,
             f"by_{each}": [{"name": name, **_counts(group)} for name, group in self.grouped(each)],
             "step": {k: v for k, v in asdict(self.step).items() if k != "timeline"},
@@ -260,7 +261,8 @@ def _print(bills: list[Bill], rival: Bill, options: CostOptions, out: Console) -
     recipe, views = spec.recipe, VIEWS[spec.recipe.gives]
     images = f"{recipe.training.batch:,} images" + (", two views each," if views == 2 else "")
     out.print(Text(f"{spec.network} under {recipe.name} ({recipe.scale})", style="bold"))
-    out.print(f"a step: {images} of {recipe.data.resolution} pixels, in fp32")
+    precision = "fp32" if autocast_of(recipe) is None else "bf16"
+    out.print(f"a step: {images} of {recipe.data.resolution} pixels, in {precision}")
     print_grid(_totals(bills, rival), out)
     # Bills of the same counts together, such as BP's with and without checkpointing.
     groups: list[list[Bill]] = []

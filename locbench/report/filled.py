@@ -9,8 +9,8 @@ from typing import Any
 
 from locbench.errors import UserError
 from locbench.plugins.entry import suggest
-from locbench.published.claims import Key
 from locbench.published.table import Cell, Column
+from locbench.report.claims import JudgedClaim, claims_measured
 from locbench.report.verdict import Verdict, judge, unpublished
 from locbench.runs.plan import Plan, PlannedCell
 from locbench.runs.precision import PRECISIONS
@@ -82,19 +82,6 @@ class FilledCell:
 
 
 @dataclass(frozen=True)
-class JudgedClaim:
-    """A claim with its outcome on what was measured; `holds` is None where it is open."""
-
-    text: str
-    holds: bool | None
-    detail: str
-
-    def __str__(self) -> str:
-        """The sentence, and what decided it."""
-        return f"{self.text} ({self.detail})" if self.detail else self.text
-
-
-@dataclass(frozen=True)
 class FilledTable:
     """A planned table with its cells filled, in the paper's order, and its claims judged."""
 
@@ -113,20 +100,8 @@ def fill_table(plan: Plan, store: Store) -> FilledTable:
     UserError where a record has not the figure of its cell.
     """
     cells = tuple(_fill(planned, plan.options.scale, store) for planned in plan.cells)
-    values = claim_values(cells)
-    keys = {p.cell.key for p in plan.cells if not (p.later or p.baseline)}
-    results = [(claim.text, claim.judge(values, keys)) for claim in plan.table.claims]
-    claims = tuple(JudgedClaim(text, result.holds, result.detail) for text, result in results)
-    return FilledTable(plan, cells, claims)
-
-
-def claim_values(cells: Sequence[FilledCell]) -> dict[Key, float]:
-    """The means that claims are judged on; what is left of a cell that diverged would flatter."""
-    return {
-        c.cell.key: c.mean
-        for c in cells
-        if c.mean is not None and not c.planned.baseline and c.verdict.name != "diverged"
-    }
+    claims = claims_measured(plan.table, cells, plan.options.scale)
+    return FilledTable(plan, cells, tuple(claims))
 
 
 def _fill(planned: PlannedCell, scale: str, store: Store) -> FilledCell:

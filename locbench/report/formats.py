@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from locbench.errors import UserError
 from locbench.plugins.entry import suggest
+from locbench.report.baselines import margins
+from locbench.report.claims import MARKS
 from locbench.report.filled import FilledTable, fill_table
 from locbench.report.layout import (
-    MARKS,
     NOTHING,
     Section,
     added_notes,
@@ -148,7 +149,7 @@ def to_csv(filled: FilledTable) -> str:
 
 
 def to_json(filled: FilledTable) -> str:
-    """One document: the cells with their fields, the claims, the footnotes."""
+    """One document: the cells with their fields, the claims, the margins, the footnotes."""
     table = filled.plan.table
     whole = {
         "table": table.name,
@@ -156,6 +157,7 @@ def to_json(filled: FilledTable) -> str:
         "labels": list(table.label_names),
         "cells": filled.rows(),
         "claims": [vars(claim) for claim in filled.claims],
+        "margins": [{**vars(margin), "holds": margin.holds} for margin in margins(filled.cells)],
         "footnotes": [*scale_notes(filled.cells), *added_notes(filled)],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

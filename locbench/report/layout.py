@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from locbench.plugins.registry import RULES
 from locbench.published.table import Table
 from locbench.recipes.chosen import chosen_keys
 from locbench.report.baselines import margin_lines, margins
-from locbench.report.filled import FilledCell, FilledTable, JudgedClaim
+from locbench.report.claims import JudgedClaim
+from locbench.report.filled import FilledCell, FilledTable
 from locbench.report.grid import Column
 
 NOTHING = "–"  # noqa: RUF001 - the dash of an empty cell
@@ -19,9 +20,12 @@ SCALE_NOTES = {
     "smoke": "Scale smoke: these measurements show that everything runs; "
     "they say nothing about the paper.",
     "small": "Scale small: real data at a reduced budget; "
-    "published numbers are shown beside and not judged.",
+    "claims are judged on it; published numbers are shown beside and not compared.",
 }
-MARKS = {True: "✓", False: "✗", None: "?"}
+MORE = (
+    "Claims on what is trained are not judged at smoke. More: --scale small (real data, a reduced "
+    "budget), --scale paper (as published), `locbench show {table}` (claims on printed numbers)."
+)
 STACKED = "In each cell: measured ± sd (n), and under it the published number."
 
 
@@ -68,7 +72,15 @@ def sections(filled: FilledTable) -> list[Section]:
         auxiliary=word,
         named=True,
     )
-    return [section for section in (whole, ours) if section.cells]
+    shown = [section for section in (whole, ours) if section.cells]
+    ends = [replace(section, notes=[*section.notes, *_more(filled)]) for section in shown[-1:]]
+    return [*shown[:-1], *ends]
+
+
+def _more(filled: FilledTable) -> list[str]:
+    """How to have the claims judged, where they were not for the scale."""
+    unjudged = len(filled.claims) < len(filled.plan.table.claims)
+    return [MORE.format(table=filled.plan.table.name)] if unjudged else []
 
 
 def _hidden_without(cell: FilledCell) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from locbench.report.claims import MARKS, JudgedClaim
 from locbench.report.grid import Column, print_grid, terminal
-from locbench.report.layout import MARKS, STACKED, Section, columns, columns_as_printed
+from locbench.report.layout import STACKED, Section, columns, columns_as_printed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,14 +36,24 @@ def on_screen(section: Section, console: Console | None = None) -> str:
         _print_cells(shown, console)
         if section.claims:
             console.print()
-        for claim in section.claims:
-            text = Text.assemble(claim.text, (f" ({claim.detail})" if claim.detail else "", "dim"))
-            lines = Text("\n  ").join(text.wrap(console, console.width - 2))
-            mark = (MARKS[claim.holds], MARK_STYLES[claim.holds])
-            console.print(Text.assemble(mark, " ", lines))
+            print_claims(section.claims, console)
         for k, note in enumerate([*([STACKED] if printed else []), *section.notes]):
             console.print(Text(note if k else f"\n{note}", style="dim"))
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+def print_claims(claims: Sequence[JudgedClaim], console: Console) -> None:
+    """Each with a mark and its sentence, and under it where it is from and what decided it."""
+    from rich.text import Text
+
+    for claim in claims:
+        lines = Text(claim.text).wrap(console, console.width - 2)
+        if claim.note:
+            lines.extend(Text(claim.note, style="dim").wrap(console, console.width - 2))
+        mark = (MARKS[claim.holds], MARK_STYLES[claim.holds])
+        for k, line in enumerate(lines):
+            line.rstrip()
+            console.print(Text.assemble("  " if k else mark, "" if k else " ", line))
 
 
 def _print_cells(columns: Sequence[Column], console: Console) -> None:

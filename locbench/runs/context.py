@@ -54,10 +54,11 @@ class Context:
 
     def image_data(self, settings: Data) -> ImageData:
         """The data set of a recipe's [data]."""
-        key = (settings.name, settings.resolution, settings.train_images)
+        sizes = (settings.train_images, settings.validation)
+        key = (settings.name, settings.resolution, *sizes)
         if key not in self._data:
             whole = load_data(settings.name, settings.resolution, self.data_root, self.preparing)
-            self._data[key] = reduced(whole, settings.train_images)
+            self._data[key] = reduced(whole, *sizes)
         return self._data[key]
 
     def detection_data(self, settings: Detection) -> DetectionSet:

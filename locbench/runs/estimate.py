@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from locbench.paths import results_dir
@@ -13,6 +14,9 @@ from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
 
 RECORD_BYTES = 20_000
+# A time is told from what took at least a thousandth of it: beyond that other things decide.
+FURTHEST = 1000
+TOO_FAR, NOTHING = "nothing so long was measured here yet", "nothing like it was measured here yet"
 # A training step in forward passes: one forward, and a backward of two. Two views an image.
 FORWARDS_A_STEP, VIEWS = 3, 2
 
@@ -22,8 +26,8 @@ class Estimate:
     """What a run is expected to need; None where nothing is known to tell it from.
 
     `kept_bytes` stay on disk; `working_bytes` more are needed until the run is done; both are
-    counted from parameters, not measured. `rough` where no run of that shape was measured and the
-    time comes from multiply-adds alone.
+    counted from parameters, not measured. `rough` where no run of that shape was measured on this
+    device: the time comes from multiply-adds alone, or from another device.
     """
 
     seconds: float | None
@@ -47,12 +51,44 @@ def known_records(store: Store) -> list[Record]:
     return [r for s in (store, reference) for r in s.readable() if r.status == "done"]
 
 
-def estimate(spec: RunSpec, records: Sequence[Record], *, build: bool = False) -> Estimate:
-    """What a run needs, as its kind tells from finished runs.
+def estimate(
+    spec: RunSpec, records: Sequence[Record], *, device: str | None, build: bool = False
+) -> Estimate:
+    """What a run needs, as its kind tells from finished runs on the same device.
 
-    `build` allows to build the network (which imports torch) to count.
+    Without any from those on another one, times the ratio that was measured between the two.
+    `device` is a name as records have it; None for one of which nothing is known. `build` allows to
+    build the network (which imports torch) to count.
     """
-    return spec.of.estimate(spec, records, _size(spec, records, build))
+    size = _size(spec, records, build)
+    by_device: dict[str, list[Record]] = {}
+    for record in records:
+        by_device.setdefault(_device(record), []).append(record)
+    here = by_device.pop(device, []) if device is not None else []
+    guess = spec.of.estimate(spec, here, size)
+    for other, there in by_device.items() if guess.seconds is None else ():
+        times, scaled = _slowdown(here, there), spec.of.estimate(spec, there, size)
+        if times is not None and scaled.seconds is not None:
+            basis = f"{other}, times {times:.3g} as steps on both"
+            return replace(scaled, seconds=times * scaled.seconds, basis=basis, rough=True)
+    return guess
+
+
+def _slowdown(here: Sequence[Record], there: Sequence[Record]) -> float | None:
+    """How many times longer the same steps took here, at the median; None where none were alike."""
+
+    def what(record: Record) -> str:
+        side, precision = record.recipe["data"]["resolution"], record.tags.get("precision")
+        return repr((record.rule, record.network, precision, side))
+
+    def speeds(records: Sequence[Record]) -> dict[str, float]:
+        """Images a second by what was trained."""
+        measured = [record for record in records if record.cost.get("images_per_s")]
+        return {what(record): record.cost["images_per_s"] for record in measured}
+
+    slow, fast = speeds(here), speeds(there)
+    ratios = [fast[key] / slow[key] for key in slow.keys() & fast.keys()]
+    return statistics.median(ratios) if ratios else None
 
 
 def by_likeness(
@@ -75,12 +111,17 @@ def by_likeness(
         best = max(alike, key=lambda record: _likeness(record, spec))
         work = kind.work(spec.recipe.as_dict(), kind.images(spec))
         times = work / kind.work(best.recipe, best.data["train_images"])
+        if times > FURTHEST:
+            return Estimate(None, kept, working, TOO_FAR)
         return Estimate(best.cost["wall_time_s"] * times, kept, working, _device(best))
     speed, basis = rate(records)
     if speed is None or size is None or not rough:
-        return Estimate(None, kept, working, "nothing like it was measured yet")
+        return Estimate(None, kept, working, NOTHING)
     forwards = kind.forwards(spec.recipe.as_dict(), kind.images(spec))
-    return Estimate(forwards * size.multiply_adds / speed, kept, working, basis, rough=True)
+    seconds = forwards * size.multiply_adds / speed
+    if seconds > FURTHEST * max(r.cost["wall_time_s"] for r in records):
+        return Estimate(None, kept, working, TOO_FAR)
+    return Estimate(seconds, kept, working, basis, rough=True)
 
 
 def _likeness(record: Record, spec: RunSpec) -> tuple[bool, bool, bool]:
@@ -156,7 +197,8 @@ def total(estimates: Sequence[Estimate]) -> str:
     disk = f"about {size(sum(e.kept_bytes or 0 for e in estimates))} to keep"
     disk += f" and {size(max(e.working_bytes for e in estimates))} more while it runs"
     if not timed:
-        return f"time unknown (nothing like them was measured yet), {disk}"
+        why = ", ".join(dict.fromkeys(e.basis for e in estimates if e.basis))
+        return f"time unknown ({why or NOTHING}), {disk}"
     word = "roughly" if any(e.rough for e in timed) else "about"
     unknown = len(estimates) - len(timed)
     rest = f" and {unknown} of unknown length" if unknown else ""

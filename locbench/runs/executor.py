@@ -62,6 +62,7 @@ def carry_out(specs: Sequence[RunSpec], context: Context, watch: Watch) -> list[
             raise SystemExit(0)
         waiting = to_run(specs, context.store)
         for spec in waiting:
+            spec.of.check_images(spec, processes.launched())
             spec.of.check_early(spec, context)
         missing = {spec.id for spec in waiting}
         context.progress, context.preparing, context.patient = watch.start, watch.preparing, False

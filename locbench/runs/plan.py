@@ -129,7 +129,9 @@ class Planner:
             try:
                 data = find(self.options.data_root)
             except UserError:
-                if not self.options.assume_data or name not in PUBLISHED_DATA:
+                # Where a folder was named the run would read it, and refuse it too.
+                named = self.options.data_root is not None
+                if named or not self.options.assume_data or name not in PUBLISHED_DATA:
                     raise
                 self.assumed.append(f"data set {name}")
                 identity = {"name": name, "version": registry.entry(name).version, "checksum": ""}
@@ -261,32 +263,42 @@ def _later(cell: Cell, options: Options, table: Table) -> bool:
 
 
 def _baselines(cells: list[PlannedCell]) -> list[PlannedCell]:
-    """For every probed network: the same untrained, and logistic regression on pixels."""
-    baselines: dict[str, PlannedCell] = {}
+    """What stands beside the cells: the baselines of their kinds of run, each once."""
+    baselines: dict[str, tuple[tuple[RunSpec, ...], list[Cell]]] = {}
     for planned in cells:
-        if planned.later or not planned.specs or not planned.specs[0].of.has_baselines:
+        if planned.later or not planned.specs:
             continue
         first = planned.specs[0]
-        rules = [UNTRAINED, *([PIXELS] if pixels_fit(first.recipe, first.data) else [])]
-        for rule in rules:
-            specs = tuple(runs.unique([_baseline_spec(spec, rule) for spec in planned.specs]))
-            cell = PlannedCell(_baseline_cell(planned.cell, rule), specs, True)
-            baselines.setdefault(specs[0].id, cell)
-    return sorted(baselines.values(), key=lambda planned: planned.specs[0].rule == PIXELS)
+        for rule in first.of.baselines:
+            if rule == PIXELS and not pixels_fit(first.recipe, first.data):
+                continue
+            specs = tuple(runs.unique([baseline_spec(spec, rule) for spec in planned.specs]))
+            baselines.setdefault(specs[0].id, (specs, []))[1].append(planned.cell)
+    beside = [
+        PlannedCell(_baseline_cell(of, specs[0].rule), specs, True)
+        for specs, of in baselines.values()
+    ]
+    return sorted(beside, key=lambda planned: planned.specs[0].rule == PIXELS)
 
 
-def _baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
+def baseline_spec(spec: RunSpec, rule: str) -> RunSpec:
+    """The run of a baseline, "untrained" or "pixels", that a run is compared with."""
     if rule == PIXELS:
         return pixels_spec(spec.recipe, spec.data)
     return probe_spec(spec.recipe, rule, spec.network, seed=spec.seed, data=spec.data)
 
 
-def _baseline_cell(cell: Cell, rule: str) -> Cell:
-    """A row of our own: the method, or else the first label, of the cell's row replaced."""
-    labels = dict.fromkeys(cell.row.labels, "")
-    labels |= {k: v for k, v in cell.row.labels.items() if k == "network" and rule == UNTRAINED}
+def _baseline_cell(cells: Sequence[Cell], rule: str) -> Cell:
+    """A row of our own: the method, or else the first label, of the cells' first row replaced."""
+    row, column = cells[0].row, cells[0].column
+    labels = dict.fromkeys(row.labels, "")
+    labels |= {k: v for k, v in row.labels.items() if k == "network" and rule == UNTRAINED}
     said = "method" if "method" in labels else next(iter(labels))
     labels[said] = "untrained" if rule == UNTRAINED else "logistic regression on pixels"
     plain = {"cited": False, "source": "", "inferred": (), "published": {}, "added": False}
-    row = replace(cell.row, labels=labels, **plain)
-    return replace(cell, row=row, published=None, fill=None)
+    row = replace(row, labels=labels, **plain)
+    # Our columns beside a printed one (best beside last) are measured by the same run.
+    named = [cell for cell in cells if cell.inside] or cells
+    label = " / ".join(dict.fromkeys(cell.column.label for cell in named))
+    column = replace(column, label=label)
+    return replace(cells[0], row=row, column=column, published=None, fill=None)

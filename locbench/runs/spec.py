@@ -149,9 +149,10 @@ def training_spec(
 def spec_of(record: Record, where: str, *, parent: RunSpec | None = None) -> RunSpec:
     """The spec that a record is of, by its recipe; `where` begins the line of a UserError.
 
-    `parent` is the spec of the run that it reads.
+    `parent` is the spec of the run that it reads. A file in its place is known by its sha256 alone.
     """
     data = record.data
+    file = record.identity.get("encoder", {}).get("file")
     held = {key: data[key] for key in ("name", "version", "checksum", "classes") if key in data}
     counts = {"train": data.get("train_images"), "test": data.get("test_images")}
     return RunSpec(
@@ -162,13 +163,19 @@ def spec_of(record: Record, where: str, *, parent: RunSpec | None = None) -> Run
         record.seed,
         {**held, **counts},
         parent,
+        ("", file) if file else None,
     )
 
 
 def encoder_file(path: Path) -> tuple[str, str]:
     """A file of weights as runs name it: its path and sha256."""
+    return str(path), sha256_of(path)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
-        return str(path), hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_named(path: str, digest: str) -> tuple[str, str]:

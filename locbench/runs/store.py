@@ -172,6 +172,12 @@ class Store:
 
     def find(self, prefix: str) -> Record:
         """The one record whose id is or begins with `prefix`; UserError if none or several do."""
+        record = self.load(self.find_id(prefix))
+        assert record is not None
+        return record
+
+    def find_id(self, prefix: str) -> str:
+        """The one id that is or begins with `prefix`; its record is not read."""
         ids = self.ids()
         hits = [prefix] if prefix in ids else [id for id in ids if id.startswith(prefix)]
         if not hits:
@@ -183,6 +189,4 @@ class Store:
                 f"'{prefix}' begins {len(hits)} runs in {self.root} "
                 f"({', '.join(hits[:4])}{more}); give more of the id"
             )
-        record = self.load(hits[0])
-        assert record is not None
-        return record
+        return hits[0]

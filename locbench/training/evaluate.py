@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from locbench.data import Images
-from locbench.data.views import Settings, test_view
+from locbench.data.views import Settings, plain_views
 from locbench.distributed.collectives import all_reduce
 from locbench.distributed.group import rank, world_size
 from locbench.networks.base import Network
@@ -52,9 +52,10 @@ def evaluate(
     hits = torch.zeros(2 + len(network.blocks), dtype=torch.int64, device=device)
     chunk = CHUNK if device.type == "cpu" else max(CHUNK, GPU_PIXELS // resolution**2)
     # Each process has its share of the chunks, and no chunk is another for it.
-    for part in torch.arange(len(split)).split(chunk)[rank() :: world_size()]:
-        view = test_view(split.batch(part).to(device), resolution, augmentation)
-        targets = split.targets[part].to(device)
+    parts = torch.arange(len(split)).split(chunk)[rank() :: world_size()]
+    settings = {"resolution": resolution, "augmentation": augmentation, "device": device}
+    for view, labels in plain_views(split, parts, **settings):
+        targets = labels.to(device)
         precision = nullcontext() if autocast is None else torch.autocast(device.type, autocast)
         with precision:
             x = view.contiguous(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ is made for the whole step: each process takes its share of it, and of that a ba
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ from locbench.data.crop import normalise
 from locbench.data.views import one_view
 from locbench.distributed.collectives import cut
 from locbench.distributed.group import rank, world_size
-from locbench.errors import UserError
+from locbench.recipes.constraints import check_images
 from locbench.recipes.recipe import Recipe
 from locbench.training.schedules import count_steps, count_warmup
 from locbench.training.seeds import generator, stream
@@ -35,42 +36,39 @@ class Feed(ABC):
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
         self.images, self.size = len(data.train), recipe.training.batch
-        if self.size > self.images:
-            raise UserError(
-                f"training.batch = {self.size} is more than the {self.images} training images of "
-                f"{data.name}; set a smaller one with --set training.batch=N"
-            )
-        self.batches, processes = recipe.training.accumulate, world_size()
-        if self.size % (self.batches * processes):
-            words = (
-                f"{processes} processes"
-                if self.batches == 1
-                else (f"{processes} processes in training.accumulate = {self.batches} batches each")
-            )
-            raise UserError(
-                f"training.batch = {self.size} images cannot be shared equally by {words}: "
-                f"set a multiple of {self.batches * processes}"
-            )
-        self.recipe, self.seed, self.device, self.streaming = recipe, seed, device, data.streaming
+        check_images(recipe, images=self.images, name=data.name, processes=world_size())
+        self.batches = recipe.training.accumulate
+        self.recipe, self.seed, self.device = recipe, seed, device
         # A set in memory lives on the GPU; there a batch is a gather, with no copy and no worker.
         self.on_gpu = device.type == "cuda" and isinstance(data.train, Split)
         self.train = data.train.to(device) if self.on_gpu else data.train
+        self._ahead: dict[tuple[int, int], Callable[[], Tensor]] = {}  # by step and number
         self.total = self._count()
 
     def batch(self, step: int, number: int = 0) -> Batch:
         """This process's share of a batch of a step, both counted from 0.
 
-        Begins to decode the next where images stream.
+        Begins to decode the next where images are decoded as they are read.
         """
         indices, sizes, part = self._share(step, number)
         if self.on_gpu:
             indices = send(indices, self.device)  # once for all gathers, without waiting
-        images = self.train.batch(indices).to(self.device, non_blocking=True)
+        images = self._ahead.pop((step, number), None) or self._start(indices, step, part)
+        self._ahead = {}
         steps, next_number = divmod(number + 1, self.batches)
-        if self.streaming and step + steps < self.total:
-            self.train.prefetch(self._share(step + steps, next_number)[0])
-        batch = self._batch(images, indices, step, part)
+        if self.train.cuts and step + steps < self.total:
+            place = (step + steps, next_number)
+            next_indices, _, next_part = self._share(*place)
+            self._ahead[place] = self._start(next_indices, place[0], next_part)
+        batch = self._batch(images().to(self.device, non_blocking=True), indices, step, part)
         return replace(batch, weight=len(indices) / part.whole, sizes=sizes)
+
+    def _start(self, indices: Tensor, step: int, part: Share) -> Callable[[], Tensor]:
+        return self.train.start(indices, lambda: self.augment.cut(self._draw(step), part))
+
+    def _draw(self, step: int) -> torch.Generator:
+        """The random numbers of a step's augmentation."""
+        return generator(self.seed, "augmentation", step)
 
     def _share(self, step: int, number: int) -> tuple[Tensor, tuple[int, ...], Share]:
         """Which images, how many each process has beside them, and their part of the step."""
@@ -107,7 +105,10 @@ class Feed(ABC):
 
     @abstractmethod
     def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
-        """A batch from its images, uint8 on the device, which are a part of the step's."""
+        """A batch from its images, uint8 on the device, which are a part of the step's.
+
+        Where `train.cuts`, they are what `augment.cut` has left of them.
+        """
 
 
 class ViewsFeed(Feed):
@@ -131,8 +132,7 @@ class ViewsFeed(Feed):
         return stream(self.seed, self.images, step * self.size, (step + 1) * self.size)
 
     def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
-        draw = generator(self.seed, "augmentation", step)
-        return Batch(self.augment.views(images, draw, share=part))
+        return Batch(self.augment.views(images, self._draw(step), part, cut=self.train.cuts))
 
 
 class LabelsFeed(Feed):
@@ -143,14 +143,6 @@ class LabelsFeed(Feed):
 
     def __init__(self, recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> None:
         super().__init__(recipe, data, seed, device)
-        left, needed = self.images % self.size, self.batches * max(2, world_size())
-        if 0 < left < needed:
-            few = "one" if left == 1 else left
-            why = "batch norm needs two" if needed == 2 else f"{needed} are the least here"
-            raise UserError(
-                f"training.batch = {self.size} leaves {few} of the {self.images} training images "
-                f"of {data.name} for the last batch, and {why}; set another one"
-            )
         self.targets = data.train.targets.to(device)
         self.augment = one_view(recipe.augmentation, recipe.data.resolution)
 
@@ -178,7 +170,7 @@ class LabelsFeed(Feed):
         return stream(self.seed, self.images, before + start, before + stop)
 
     def _batch(self, images: Tensor, indices: Tensor, step: int, part: Share) -> Batch:
-        pixels = self.augment.pixels(images, generator(self.seed, "augmentation", step), part)
+        pixels = self.augment.pixels(images, self._draw(step), part, cut=self.train.cuts)
         targets = self.targets[indices.to(self.device, non_blocking=True)]
         return Batch(normalise(pixels, self.recipe.augmentation), targets, pixels)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from locbench.data import ImageData
 from locbench.distributed.collectives import all_reduce
 from locbench.distributed.group import rank
-from locbench.distributed.norms import synchronise
+from locbench.distributed.norms import share_statistics, synchronise
 from locbench.errors import UserError
 from locbench.networks import make_network
 from locbench.recipes.recipe import Recipe
@@ -79,7 +79,9 @@ class Trainer:
         self.network.to(self.device, memory_format=torch.channels_last).train()
         self.objectives = nn.ModuleList(unit.objective for unit in units)
         self.objectives.to(self.device, memory_format=torch.channels_last).train()
-        synchronise([*self.network.blocks, self.network, self.objectives])
+        self.parts = [*self.network.blocks, self.network, self.objectives]
+        groups, views = recipe.training.batch_norm_groups, 2 if recipe.gives == "views" else 1
+        synchronise(self.parts, groups=groups, views=views)
         self.precision = pick_precision(recipe.training.precision, self.device)
         self.engine = Engine(self.network.blocks, units, self.precision)
         self.names = [unit_name(self.network, unit) for unit in self.engine.units]
@@ -235,6 +237,7 @@ class Trainer:
         # An objective without `logits` answers nothing by itself, and is not tested.
         answering = [unit for unit in units if hasattr(unit.objective, "logits")]
         auxiliary = {unit.stop - 1: unit.objective for unit in answering}
+        share_statistics(self.parts)
         scores = evaluate(
             self.network,
             split=self.data.test,

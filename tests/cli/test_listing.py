@@ -16,6 +16,7 @@ from locbench.published import load
 from locbench.published.load import load_table, table_names
 from locbench.recipes.load import recipe_names
 from locbench.report import check
+from locbench.report.claims import MARKS
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.store import Store
 
@@ -124,7 +125,16 @@ def test_a_published_table_is_whole_at_100_columns(name):
     for claim in table.claims:
         result = claim.judge(table.values())
         open_of_ours = table.number is None and result.holds is None
-        assert f"{claim.text}." in flat and (f"({result.detail})" in flat) is not open_of_ours
+        assert f"{MARKS[result.holds]} {claim.text}" in flat
+        assert (result.detail in flat) is not open_of_ours
+
+
+def test_a_claim_that_print_contradicts_says_so_with_its_section():
+    flat = " ".join(printed(print_published, load_table("auglocal/table2")).split())
+    assert (
+        "✗ AugLocal consistently outperforms the other local rules, at every d and on both data "
+        "sets section 4.2; print contradicts it in 1 of 12: SVHN: AugLocal d=2 96.48 against DGL"
+    ) in flat
 
 
 def test_every_published_number_of_a_table_is_shown():
@@ -141,4 +151,7 @@ def test_published_json_holds_every_cell_and_claim():
     assert len(answer["cells"]) == len(list(table.cells())) and answer["notes"] == list(table.notes)
     loco = next(c for c in answer["cells"] if c["method"] == "LoCo" and c["value"] is not None)
     assert (loco["value"], loco["unit"], loco["cited"]) == (69.5, "%", False)
-    assert [c["holds_in_print"] for c in answer["claims"]] == [True, True, True, False]
+    claims = {c["text"]: c for c in answer["claims"]}
+    assert len(claims) == len(table.claims)
+    slightly = claims["LoCo is even slightly better than SimCLR, on every network"]
+    assert (slightly["section"], slightly["holds_in_print"]) == ("section 5.1", False)

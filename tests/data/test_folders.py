@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,8 @@ import torch
 from image_sets import checksum, complaint, make_folder, pack, pixels, save
 from PIL import Image
 
-from locbench.data import cache, folders, load_data
+from locbench.data import cache, folders, load_data, sizes
 from locbench.data.fingerprint import fingerprint
-from locbench.data.images import decode
-from locbench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -113,52 +110,10 @@ def test_the_centre_square_at_the_median_short_side(
     images = load_data("folder", 8, root).train.images
     assert images.shape == (8, 3, 10, 10) and (images[3] == 255).all()
     assert (images[4][:, :, 1:-1] == 255).all()  # its edge mixes with what lies beyond
-    monkeypatch.setattr(folders, "LARGEST_SIDE", 6)
-    monkeypatch.setattr(folders, "DECODING", 2)
+    monkeypatch.setattr(sizes, "LARGEST_SIDE", 6)
+    for module in (folders, sizes):
+        monkeypatch.setattr(module, "DECODING", 2)
     assert load_data("folder", 8, root).train.images.shape == (8, 3, 6, 6)
-
-
-def test_fast_decoding_is_close() -> None:
-    ramp = np.linspace(0, 255, 300).astype(np.uint8)
-    across, down = np.tile(ramp, (200, 1)), np.tile(ramp[:200, None], (1, 300))
-    file = io.BytesIO()
-    Image.fromarray(np.stack([across, down, across], -1)).save(file, "JPEG", quality=95)
-    exact, fast = (decode(file.getvalue(), 40, fast=f).astype(int) for f in (False, True))
-    assert exact.shape == (3, 40, 40) and np.abs(exact - fast).max() <= 4
-    # The centre square of 300 x 200: columns 50 to 250.
-    assert abs(exact[0, 20, 0] - ramp[52]) <= 3 and abs(exact[0, 20, 39] - ramp[247]) <= 3
-
-
-def test_streaming(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_folder(tmp_path / "set")
-    plain = load_data("folder", 8, root)
-    shutil.rmtree(own_cache / "data")
-    monkeypatch.setattr(folders, "CACHED_BYTES", 100)
-    for place in (root, pack(root, tmp_path / "packed")):
-        data = load_data("folder", 8, place)
-        assert data.streaming and data.checksum == plain.checksum
-        assert torch.equal(data.train.targets, plain.train.targets)
-        for indices in (torch.tensor([5, 0, 3]), torch.tensor([1, 1])):
-            expected = plain.train.batch(indices)
-            assert torch.equal(data.train.batch(indices), expected)
-            data.train.prefetch(indices)
-            assert torch.equal(data.train.batch(indices), expected)
-            data.train.prefetch(torch.tensor([2]))  # something else than what is then asked for
-            assert torch.equal(data.train.batch(indices), expected)
-    assert not (own_cache / "data").exists()
-    with pytest.raises(UserError, match=r"train\.tar\.gz: too large .*unpack it"):
-        load_data("folder", 8, pack(root, tmp_path / "gz", suffix=".tar.gz"))
-
-
-def test_streaming_names_the_damaged_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_folder(tmp_path / "set", train=80)
-    monkeypatch.setattr(folders, "CACHED_BYTES", 100)
-    broken = root / "train" / "b" / "7.png"  # none of the images that are sampled for their size
-    broken.write_bytes(broken.read_bytes()[:60])
-    train = load_data("folder", 8, root).train
-    with pytest.raises(UserError, match=r"train/b/7\.png does not decode"):
-        train.batch(torch.tensor([0, train.files.names.index("b/7.png")]))
-    assert train.batch(torch.tensor([0, 1])).shape[0] == 2
 
 
 def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

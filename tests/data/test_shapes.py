@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 def test_load() -> None:
     data = load_data("shapes", 8)
-    assert data.classes == CLASSES and not data.streaming
+    assert data.classes == CLASSES
     assert torch.bincount(data.train.targets).tolist() == [800] * 10
     assert torch.bincount(data.test.targets).tolist() == [400] * 10
     identity = {"name": "shapes", "version": data.version, "checksum": data.checksum}

@@ -64,9 +64,14 @@ def test_a_count_that_cannot_be_had_is_refused() -> None:
     for count in (61, 0):
         with pytest.raises(UserError, match=r"data\.train_images = \d+: set it to 1 \.\.\. 60"):
             subset(some_split([30, 30]), count, seed=0)
-    streamed = StreamingSplit(None, torch.zeros(9, dtype=torch.int64), 8)
-    with pytest.raises(UserError, match=r"data\.train_images .*set it to 0"):
-        subset(streamed, 3, seed=0)
+
+
+def test_of_images_that_are_decoded_as_they_are_read_the_same_are_chosen() -> None:
+    split = some_split([20, 20])
+    streamed = subset(StreamingSplit(None, split.targets), 11, seed=2)
+    assert streamed.rows.tolist() == indices_of(subset(split, 11, seed=2))
+    assert torch.equal(streamed.targets, split.targets[streamed.rows])
+    assert streamed.select(torch.tensor([3])).rows.tolist() == [streamed.rows[3]]
 
 
 def test_only_training_images_are_reduced() -> None:
@@ -76,3 +81,31 @@ def test_only_training_images_are_reduced() -> None:
     part = reduced(data, 10)
     assert part.test is split and part.checksum == "sum"
     assert indices_of(part.train) == indices_of(subset(split, 10, seed=0))
+
+
+def test_validation_images_are_the_same_share_of_every_class_and_left_out_of_training() -> None:
+    split, other = some_split([30, 60]), some_split([2, 2])
+    data = ImageData("folder", 1, "sum", ("a", "b"), split, other)
+    part = reduced(data, 0, validation=30)
+    assert torch.bincount(part.test.targets).tolist() == [10, 20]
+    held, kept = indices_of(part.test), indices_of(part.train)
+    assert sorted(held + kept) == list(range(90)) and kept == sorted(kept)
+    assert torch.equal(part.train.targets, split.targets[kept])
+    few = reduced(data, 10, validation=30)
+    assert indices_of(few.test) == held and set(indices_of(few.train)) < set(kept)
+
+
+def test_validation_images_are_pinned() -> None:
+    """The same on every machine and version, and whatever the seed of a run."""
+    targets = torch.arange(40) % 4
+    split = Split(torch.arange(40).view(-1, 1, 1, 1).expand(-1, 3, 1, 1), targets)
+    data = ImageData("folder", 1, "sum", tuple("abcd"), split, split)
+    assert indices_of(reduced(data, 0, validation=8).test) == [2, 9, 16, 18, 21, 31, 36, 39]
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "validate on: set more"), (90, "train on: set")])
+def test_too_few_images_to_validate_or_to_train_on_are_refused(count: int, words: str) -> None:
+    split = some_split([30, 60])
+    data = ImageData("folder", 1, "sum", ("a", "b"), split, split)
+    with pytest.raises(UserError, match=rf"data\.validation = {count} of 90 .*{words}"):
+        reduced(data, 0, validation=count)

@@ -1,6 +1,7 @@
 """Linear probes, calibration of untrained networks, and the baseline on pixels."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from locbench.data import ImageData, Split
 from locbench.data.augmentation import centre
+from locbench.data.views import read
 from locbench.errors import RunFailed, UserError
 from locbench.evaluation import probe as probing
 from locbench.evaluation.probe import (
@@ -16,7 +18,6 @@ from locbench.evaluation.probe import (
     ProbeDiverged,
     calibrate,
     pixel_baseline,
-    read,
 )
 from locbench.networks import Block, Network
 from locbench.networks.base import pooled_classifier
@@ -171,20 +172,22 @@ def test_augmented_epochs_and_batches_differ_and_come_again():
     assert all(map(torch.equal, batches(1), (c, d)))
 
 
-def test_a_streaming_split_is_asked_for_the_next_part_ahead():
+def test_the_next_part_is_begun_before_the_last_is_waited_for():
     calls = []
 
-    class Streaming(Split):
-        def prefetch(self, indices):
-            calls.append(("prefetch", indices.tolist()))
+    class Asked(Split):
+        def start(self, indices, make_cut):
+            calls.append(("start", indices.tolist(), make_cut()))
+            return partial(self.batch, indices)
 
         def batch(self, indices):
             calls.append(("batch", indices.tolist()))
             return super().batch(indices)
 
-    split = Streaming(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.arange(3))
-    assert [t.tolist() for _, t in read(split, torch.arange(3).split(2))] == [[0, 1], [2]]
-    assert calls == [("batch", [0, 1]), ("prefetch", [2]), ("batch", [2])]
+    split = Asked(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.arange(3))
+    parts = read(split, torch.arange(3).split(2), lambda k: k)
+    assert [targets.tolist() for _, targets in parts] == [[0, 1], [2]]
+    assert calls == [("start", [0, 1], 0), ("start", [2], 1), ("batch", [0, 1]), ("batch", [2])]
 
 
 def test_probing_every_block_gives_one_accuracy_a_block():
@@ -344,7 +347,7 @@ def test_calibration_reads_equal_chunks_of_some_training_images(monkeypatch):
 
 def test_an_untrained_network_is_probed_with_the_datas_statistics(tmp_path):
     data = coloured_data()
-    context = Context(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0): data})
+    context = Context(Store(tmp_path), device="cpu", _data={("shapes", SIDE, 0, 0): data})
     fingerprint = {"name": "fake", "version": 1, "checksum": data.checksum}
     spec = probe_spec(recipe_of(), UNTRAINED, "resnet50", seed=3, data=fingerprint)
     network = probed_encoder(spec, context, CPU)

@@ -210,7 +210,7 @@ def test_claims_and_margins(store, views):
     more = render(filled(store, views), store, "json")
     assert json.loads(more)["claims"] == json.loads(plain)["claims"]
     text = " ".join(render(filled(store, views), store, "md").split())
-    assert "Above untrained" in text and "mine +15.4" in text
+    assert "Trained above untrained" in text and "✓ mine +15.4" in text
 
 
 def test_what_did_not_end_is_said(store, views):

@@ -63,12 +63,12 @@ def test_loco_imagenet_at_paper_scale_is_the_protocol_of_section_5_1():
     recipe = load_recipe(IMAGENET)
     assert recipe.name == IMAGENET and recipe.scale == "paper" and recipe.title
     assert recipe.rule == {}, "what it says is said of rules by name: others have their own"
-    assert dataclasses.astuple(recipe.data) == ("imagenet", 224, 0, 0)
+    assert dataclasses.astuple(recipe.data) == ("imagenet", 224, 0, 0, 0)
     assert dataclasses.astuple(recipe.network) == (1.0, 0, "imagenet")
     assert dataclasses.astuple(recipe.optimizer) == ("lars", 4.8, 0.9, 1e-6, 0.001)
     assert recipe.optimizer.lr == pytest.approx(0.3 * recipe.training.batch / 256)
     assert dataclasses.astuple(recipe.schedule) == (800, 10.0)
-    assert dataclasses.astuple(recipe.training) == (4096, "auto", 1)
+    assert dataclasses.astuple(recipe.training) == (4096, "auto", 1, 1)
     view = recipe.augmentation
     assert view.area == (0.08, 1.0) and view.aspect == (3 / 4, 4 / 3)
     assert (view.flip, view.jitter, view.grayscale, view.blur) == (0.5, 0.8, 0.2, 0.5)

@@ -65,9 +65,9 @@ def test_lines_name_baseline_and_networks(tmp_path: Path) -> None:
     plan, store = make_plan(load_table("loco/table1"), Options(rows="simclr")), Store(tmp_path)
     fill(plan, store)
     untrained, pixels = margin_lines(margins(plan, store))
-    assert untrained.startswith("Above untrained, mean over 2 networks")
-    assert untrained.endswith("SimCLR +20.0 ± 0.7")
-    assert "Above pixels" in pixels
+    assert untrained.startswith("Trained above untrained? In points, mean over 2 networks")
+    assert untrained.endswith("✓ SimCLR +20.0 ± 0.7")
+    assert "Trained above pixels" in pixels
 
 
 def test_a_mean_over_several_forms_of_a_method_says_so(tmp_path: Path) -> None:
@@ -75,8 +75,26 @@ def test_a_mean_over_several_forms_of_a_method_says_so(tmp_path: Path) -> None:
     for k, planned in enumerate(plan.cells):
         fabricate.fill(planned.specs, store, lambda spec, k=k: 20.0 + k)
     untrained, pixels = margin_lines(margins(plan, store))
-    assert "gim -8.0 ±" in untrained and "loco (mean of 7 forms) -4.0 ±" in untrained
-    assert "loco (mean of 7 forms) -5.0 ±" in pixels
+    assert "✗ gim -8.0 ±" in untrained and "✗ loco (mean of 7 forms) -4.0 ±" in untrained
+    assert "✗ loco (mean of 7 forms) -5.0 ±" in pixels
+
+
+def test_within_two_standard_errors_nothing_is_said() -> None:
+    def above(points: float) -> bool | None:
+        return Margin("LoCo", "pixels", 1, 1, 1, 1, points=points, error=1.0).holds
+
+    assert [above(points) for points in (2.1, 1.9, -1.9, -2.1)] == [True, None, None, False]
+
+
+def test_classifiers_are_compared_with_the_pixels_of_their_data(tmp_path: Path) -> None:
+    plan = make_plan(load_table("auglocal/table1"), Options(rows="resnet-32 bp", columns="all"))
+    store = Store(tmp_path)
+    fabricate.fill(plan.runs(), store, lambda spec: 20.0 if spec.rule == "pixels" else 50.0)
+    (bp,) = margins(plan, store)
+    assert (bp.method, bp.baseline, bp.points) == ("BP", "pixels", 30.0)
+    pixels = [cell for cell in plan.cells if cell.baseline]
+    sides = {spec.recipe.data.resolution for cell in plan.cells for spec in cell.specs}
+    assert len(pixels) == len({cell.specs[0].id for cell in pixels}) >= len(sides)
 
 
 def test_a_diverged_probe_is_left_out(tmp_path: Path) -> None:

@@ -68,6 +68,17 @@ def broken(self):
 # --- when all is well ------------------------------------------------------------------------
 
 
+def test_validation_images_are_in_id_and_record_and_out_of_training(context, plan):
+    data = replace(plan.recipe.data, validation=4)
+    tuning = replace(plan, recipe=replace(plan.recipe, data=data))
+    assert tuning.id != plan.id
+    held, whole = context.data(tuning), context.data(plan)
+    assert (len(held.train), len(held.test)) == (len(whole.train) - 4, 4)
+    record = execute(tuning, context)
+    assert record.data["tested_on"] == "validation images"
+    assert (record.data["train_images"], record.data["test_images"]) == (len(held.train), 4)
+
+
 def test_a_finished_run_leaves_record_and_encoder_and_no_checkpoint(context, plan):
     record = execute(plan, context)
     folder = context.store.folder(plan.id)

@@ -12,7 +12,7 @@ import pytest
 from locbench.environment import environment
 from locbench.errors import RunFailed, UserError
 from locbench.recipes.identity import identity_hash
-from locbench.runs.record import SCHEMA, Record, summarize, timestamp
+from locbench.runs.record import SCHEMA, Record, document, summarize, timestamp
 from locbench.runs.store import ASIDE, Store
 
 
@@ -95,13 +95,35 @@ def test_a_foreign_file_is_one_clear_line(store, content):
 
 def test_every_field_is_needed_and_has_a_type(store):
     whole = json.loads(make("run").to_json())
-    for name in whole:
+    for name in whole.keys() - {"schema", "digest"}:
         lacking = {k: v for k, v in whole.items() if k != name}
-        assert f"'{name}'" in broken(store, json.dumps(lacking).encode()) or name == "schema"
-        strange = {**whole, name: 1.5}
-        assert name in broken(store, json.dumps(strange).encode())
-    for name, value in (("extra", 1), ("kind", "dance"), ("status", "fine"), ("schema", 2)):
-        assert name in broken(store, json.dumps({**whole, name: value}).encode())
+        assert f"'{name}'" in broken(store, document(lacking).encode())
+        assert name in broken(store, document({**whole, name: 1.5}).encode())
+    for name, value in (("extra", 1), ("kind", "dance"), ("status", "fine"), ("schema", 3)):
+        assert name in broken(store, document({**whole, name: value}).encode())
+    for schema in ({}, {"schema": 1.5}, {"schema": True}):
+        rest = {k: v for k, v in whole.items() if k != "schema"}
+        assert "no 'schema'" in broken(store, json.dumps({**schema, **rest}).encode())
+
+
+def test_a_record_that_was_edited_is_refused(store):
+    whole = json.loads(make("run").to_json())
+    edits = [{"seed": 1}, {"metrics": {"top1": {"last": 69.5}}}, {"digest": "0" * 64}]
+    for edit in edits:
+        assert "was edited" in broken(store, json.dumps({**whole, **edit}).encode())
+    del whole["digest"]
+    assert "was edited" in broken(store, json.dumps(whole).encode())
+
+
+def test_a_record_of_before_there_were_digests_is_read_and_saved_with_one(store):
+    values = json.loads(make("run").to_json())
+    old = {k: v for k, v in values.items() if k not in ("digest", "weights")} | {"schema": 1}
+    store.prepare()
+    store.folder("run").mkdir()
+    store.path("run").write_text(json.dumps(old))
+    assert store.load("run") == make("run")
+    store.save(store.load("run"))
+    assert json.loads(store.path("run").read_text()) == values
 
 
 def test_a_record_in_another_runs_folder_is_refused(store):
@@ -117,9 +139,9 @@ def test_one_broken_record_is_named_when_all_are_read(store):
 
 def test_a_record_of_another_schema_is_not_called_broken(store):
     whole = json.loads(make("run").to_json())
-    for schema in (0, 2):
+    for schema in (0, SCHEMA + 1):
         line = broken(store, json.dumps({**whole, "schema": schema}).encode())
-        assert f"written by another locbench (schema {schema}; this one reads 1)" in line
+        assert f"written by another locbench (schema {schema}; this one reads {SCHEMA})" in line
 
 
 def test_looking_around_passes_over_what_is_broken(store):

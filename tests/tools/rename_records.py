@@ -33,6 +33,7 @@ from locbench.published.load import load_table, table_names
 from locbench.recipes.identity import identity_hash
 from locbench.recipes.load import recipe_from_dict
 from locbench.runs.plan import Options, make_plan
+from locbench.runs.record import document
 from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
 
@@ -182,9 +183,7 @@ def _write(folder: Path, raw: dict[str, Any], spec: RunSpec) -> None:
         "recipe_hash": spec.recipe.hash,
         "data": {**raw["data"], **held},
     }
-    (before / "record.json").write_text(
-        json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    )
+    (before / "record.json").write_text(document(record))
     if spec.id != raw["id"]:
         shutil.move(before, Store(folder).folder(spec.id))
 

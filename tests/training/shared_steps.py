@@ -20,6 +20,7 @@ import torch
 from tiny import BATCH, NETWORK, SIDE, same, tiny_data, tiny_recipe, tiny_trainer
 
 from locbench.distributed import group as processes
+from locbench.distributed.norms import share_statistics
 from locbench.evaluation import probe as probes
 from locbench.evaluation.probe import LinearProbe
 from locbench.networks import make_network
@@ -39,12 +40,13 @@ CHUNK = 10  # unlike shares of the test images too
 
 @dataclass(frozen=True)
 class Case:
-    """A rule, its settings, and how many batches a step is cut into."""
+    """A rule, its settings, how many batches a step is cut into, and batch norm's groups."""
 
     rule: str
     settings: dict[str, Any] = field(default_factory=dict)
     accumulate: int = 1
     network: str = "resnet50"
+    groups: int = 1
 
 
 # Every rule there is, and what of a rule or network is another path through batch norm or engine.
@@ -56,6 +58,8 @@ CASES = {
     "loco in two batches a step": Case("loco", accumulate=2),
     "auglocal with heads that normalise": Case("auglocal", network="resnet32"),
     "bp, recomputed": Case("bp", {"checkpoint": True}),
+    "dgl, two groups": Case("dgl", groups=2),
+    "loco, two groups": Case("loco", groups=2),
 }
 
 
@@ -66,7 +70,7 @@ def know_barlow(folder: Path) -> None:
 
 def trainer_of(case: Case, device: str = "cpu") -> Trainer:
     """At its first step, in float64."""
-    training = Training(BATCH, "fp32", case.accumulate)
+    training = Training(BATCH, "fp32", case.accumulate, case.groups)
     recipe = tiny_recipe(rule=case.rule, lr=0.05, training=training)
     recipe = replace(recipe, **{"rule": case.settings})
     return doubled(Trainer(recipe, case.rule, case.network, 3, tiny_data(IMAGES), device))
@@ -92,6 +96,7 @@ def three_steps(case: Case, device: str = "cpu") -> dict[str, Any]:
     for _ in range(STEPS):
         trainer.train_step()
     trainer.read()
+    share_statistics(trainer.parts)
     state = {**trainer.network.state_dict(), **trainer.objectives.state_dict(prefix="of.")}
     weights = {key: value.to("cpu", copy=True) for key, value in state.items()}
     if trainer.classifies:

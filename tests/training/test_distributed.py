@@ -18,6 +18,7 @@ from locbench.training.feeds import make_feed
 
 CPU = torch.device("cpu")
 FEW = ["loco", "predsim", "loco in two batches a step", "auglocal with heads that normalise"]
+FEW += ["dgl, two groups", "loco, two groups"]
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +127,10 @@ def test_a_last_batch_is_shared_as_equally_as_can_be(monkeypatch):
         (3, "gim", {"batch": 8}, r"batch = 8 images cannot be shared equally by 3 processes: set"),
         (2, "gim", {"batch": 6, "accumulate": 2}, r"in training\.accumulate = 2 .* multiple of 4"),
         (5, "dgl", {"batch": 10}, r"leaves 3 of the 23 training images of shapes .* 5 are the"),
+        (
+            *(1, "dgl", {"batch": 8, "batch_norm_groups": 4}),
+            r"leaves 7 of the 23 training images of shapes .* 8 are the",
+        ),
     ],
 )
 def test_what_cannot_be_shared_is_said_in_a_line(count, rule, training, said, monkeypatch):

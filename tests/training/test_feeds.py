@@ -10,8 +10,10 @@ from tiny import BATCH, IMAGES, SIDE, tiny_data, tiny_recipe, tiny_trainer
 from locbench.data import Split
 from locbench.data.augmentation import ResizedCropAugmentation
 from locbench.data.crop import normalise
+from locbench.data.files import folder_files
+from locbench.data.streaming import StreamingSplit
 from locbench.errors import UserError
-from locbench.recipes.schema import Crop, EpochCosine, ResizedCrop, Schedule, Training
+from locbench.recipes.schema import Augmentation, Crop, EpochCosine, ResizedCrop, Schedule, Training
 from locbench.training.feeds import make_feed
 from locbench.training.schedules import epoch_cosine
 
@@ -170,3 +172,19 @@ def test_the_classifier_has_as_many_classes_as_are_asked_for():
     trainer = tiny_trainer("bp", recipe)
     assert trainer.network(torch.rand(2, 3, SIDE, SIDE)).shape == (2, 100)
     assert isinstance(recipe.augmentation, Crop)
+
+
+@pytest.mark.parametrize("rule", ["bp", "loco"])
+def test_a_run_that_goes_on_has_the_crops_of_decoded_images_that_it_would_have_had(rule, tmp_path):
+    train = tiny_data().train
+    names = [f"{row}.png" for row in range(IMAGES)]
+    for name, image in zip(names, train.images, strict=True):
+        vision.to_pil_image(image).resize((3 * SIDE, 2 * SIDE)).save(tmp_path / name)
+    split = StreamingSplit(folder_files(tmp_path, names), train.targets)
+    data = dataclasses.replace(tiny_data(), train=split)
+    augmentation = ResizedCrop() if rule == "bp" else Augmentation()
+    recipe = tiny_recipe(rule=rule, augmentation=augmentation)
+    unbroken, again = (make_feed(recipe, data=data, seed=3, device=CPU) for _ in range(2))
+    batches = [unbroken.batch(step).images for step in range(4)]
+    assert torch.equal(again.batch(3).images, batches[3])
+    assert torch.equal(unbroken.batch(1).images, batches[1])  # another than it has begun with

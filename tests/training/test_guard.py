@@ -113,7 +113,7 @@ def spec_of(rule: str = "loco") -> RunSpec:
 
 
 def context_at(folder: Path, **more) -> Context:
-    return Context(Store(folder), "cpu", _data={("shapes", SIDE, 0): tiny_data()}, **more)
+    return Context(Store(folder), "cpu", _data={("shapes", SIDE, 0, 0): tiny_data()}, **more)
 
 
 @pytest.mark.parametrize("bad_step", [0, 3])

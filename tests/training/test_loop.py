@@ -1,17 +1,20 @@
 """The loop around the engine: precision, memory layout, rates, figures."""
 
+import dataclasses
+from functools import partial
+
 import pytest
 import torch
 from pairs import FAMILIES, HOMES
-from tiny import BATCH, IMAGES, SIDE, STEPS, tiny_data, tiny_recipe, tiny_trainer
+from tiny import BATCH, SIDE, STEPS, tiny_data, tiny_recipe, tiny_trainer
 from torch import nn
 
+from locbench.data import Split
 from locbench.errors import UserError
 from locbench.recipes.schema import Schedule, Training
 from locbench.training import loop
 from locbench.training.loop import Trainer, unit_name
 from locbench.training.saved_bytes import SavedBytes
-from locbench.training.seeds import stream
 
 LAST = torch.channels_last
 
@@ -117,34 +120,36 @@ def test_activation_bytes_are_those_of_a_step(tmp_path):
     assert trainer.activation_bytes == saved.peak > 0
 
 
-def test_steps_take_the_images_as_they_come():
-    asked: list[torch.Tensor] = []
-    feed = tiny_trainer("loco").feed
-    split = feed.train
+@dataclasses.dataclass(frozen=True)
+class Asked(Split):
+    """Notes what is asked for, and in what order."""
 
-    class Asked:
-        def __len__(self) -> int:
-            return len(split)
+    starts: list[list[int]] = dataclasses.field(default_factory=list)
+    waits: list[list[int]] = dataclasses.field(default_factory=list)
 
-        def batch(self, indices: torch.Tensor) -> torch.Tensor:
-            asked.append(indices)
-            return split.batch(indices)
+    def start(self, indices, make_cut):
+        self.starts.append(indices.tolist())
+        make_cut()
+        return partial(self._wait, indices)
 
-    feed.train = Asked()
-    for step in range(STEPS):
+    def _wait(self, indices):
+        self.waits.append(indices.tolist())
+        return self.batch(indices)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_steps_take_the_images_as_they_come(ahead, monkeypatch):
+    monkeypatch.setattr(Asked, "cuts", ahead)
+    feed = tiny_trainer("bp", tiny_recipe(rule="bp")).feed
+    feed.train = split = Asked(feed.train.images, feed.train.targets)
+    right = [feed._indices(step).tolist() for step in range(feed.total)]
+    for step in range(feed.total):
         feed.batch(step)
-    assert torch.equal(torch.cat(asked), stream(feed.seed, IMAGES, 0, STEPS * BATCH))
-
-
-def test_the_images_of_the_next_step_are_asked_for_ahead():
-    ahead: list[torch.Tensor] = []
-    feed = tiny_trainer("loco").feed
-    feed.streaming = True
-    object.__setattr__(feed.train, "prefetch", ahead.append)
-    for step in range(STEPS):
-        feed.batch(step)
-    later = stream(feed.seed, IMAGES, BATCH, STEPS * BATCH)
-    assert torch.equal(torch.cat(ahead), later)  # and none after the last step
+        # Of images that are decoded the next step's are begun with, and none after the last.
+        assert split.starts == right[: step + 1 + ahead]
+        assert split.waits == right[: step + 1]
+    feed.batch(0)  # of another step than the one that was begun with
+    assert split.waits[-1] == right[0]
 
 
 def test_units_are_named_by_their_stages():

@@ -24,7 +24,7 @@ from locbench.errors import RunFailed, UserError
 from locbench.evaluation.cost.case import Case
 from locbench.evaluation.cost.counts import GIGA
 from locbench.evaluation.cost.memory import PeakMemory
-from locbench.evaluation.cost.traced import VIEWS, set_up, trace
+from locbench.evaluation.cost.traced import VIEWS, autocast_of, set_up, trace
 from locbench.plugins.entry import Entry
 from locbench.plugins.registry import RULES
 from locbench.plugins.rule_source import one_line
@@ -47,7 +47,7 @@ def machine(name: str) -> str:
 
 
 def measure(case: Case, over: Case | None, device: str) -> dict[str, float]:
-    """The figures of a step on this machine, in fp32 on images of noise.
+    """The figures of a step on this machine, in the precision of `autocast_of`, of noise.
 
     images_per_s, of the median step (with the optimizer's), taken as training takes it: on a GPU
     captured. wall_clock_overhead in percent of the step of `over`, timed in turns with it: the
@@ -94,7 +94,8 @@ class _Step:
         torch.manual_seed(0)
         self.device, self.setting = device, set_up(case, device=device)
         self.images = len(self.setting.batch.images) // VIEWS[case.recipe.gives]
-        self.engine = Engine(self.setting.network.blocks, self.setting.units)
+        blocks, precision = self.setting.network.blocks, autocast_of(case.recipe)
+        self.engine = Engine(blocks, self.setting.units, precision)
         self.stepping: Engine | CapturedEngine = self.engine
         self.optimizer = make_optimizer(self.engine.parameters(), case.recipe.optimizer)
 

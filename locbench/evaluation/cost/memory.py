@@ -1,7 +1,11 @@
-"""Peak memory of a stretch of work: resident set on a CPU, allocated bytes on a GPU."""
+"""Memory of a device: how much it has, and the peak of a stretch of work.
+
+On a CPU that peak is the resident set, on a GPU the allocated bytes.
+"""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -10,6 +14,16 @@ import torch
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes that a GPU has, or the machine of a CPU; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
 
 
 class PeakMemory:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 from locbench.evaluation.cost.case import Case
 from locbench.evaluation.cost.operations import torch_multiply_adds
 from locbench.networks import Network, make_network
+from locbench.recipes.recipe import Recipe
 from locbench.rules import build_units
 from locbench.training.engine import Engine
 from locbench.training.saved_bytes import SavedBytes, storage_key, tensors_of
@@ -39,6 +40,7 @@ class TracedStep:
     weights, the optimizer's state, images.
     timeline: (multiply-adds done, bytes saved, bytes allocated) after each operator.
     parameter_bytes, buffer_bytes: of the network and the objectives.
+    gradient_bytes, image_bytes: of the parameters that are updated, and of the batch's images.
     """
 
     saved_bytes: int
@@ -47,6 +49,8 @@ class TracedStep:
     timeline: tuple[tuple[int, int, int], ...]
     parameter_bytes: int
     buffer_bytes: int
+    gradient_bytes: int
+    image_bytes: int
 
     @property
     def process_bytes(self) -> int:
@@ -93,11 +97,20 @@ def set_up(case: Case, *, device: torch.device | str = "cpu") -> Setting:
     return Setting(network, units, Batch(pixels, targets, pixels.clone()))
 
 
+def autocast_of(recipe: Recipe) -> torch.dtype | None:
+    """The dtype in which the steps of a cost run forward; "auto" is fp32, as the papers' costs."""
+    return torch.bfloat16 if recipe.training.precision == "bf16" else None
+
+
 def trace(case: Case) -> TracedStep:
-    """One fp32 step of the recipe's batch by the engine itself, on tensors without content."""
+    """One step of the recipe's batch by the engine itself, on tensors without content.
+
+    In bf16 under the autocast of a CPU, which casts the same operators of these networks as a
+    GPU's.
+    """
     with FakeTensorMode():
         setting = set_up(case)
-        engine = Engine(setting.network.blocks, setting.units)
+        engine = Engine(setting.network.blocks, setting.units, autocast_of(case.recipe))
         with (
             SavedBytes(setting.held_before) as saved,
             _Tape([*setting.held_before, setting.batch.targets], saved) as tape,
@@ -108,8 +121,16 @@ def trace(case: Case) -> TracedStep:
         sum({id(t): t.nbytes for module in setting.modules for t in each(module)}.values())
         for each in (nn.Module.parameters, nn.Module.buffers)
     )
-    timeline = tuple(tape.timeline)
-    return TracedStep(saved.peak, tape.peak, tape.work, timeline, parameters, buffers)
+    return TracedStep(
+        saved.peak,
+        tape.peak,
+        tape.work,
+        timeline=tuple(tape.timeline),
+        parameter_bytes=parameters,
+        buffer_bytes=buffers,
+        gradient_bytes=sum(parameter.nbytes for parameter in engine.parameters()),
+        image_bytes=setting.batch.images.nbytes,
+    )
 
 
 class _Tape(TorchDispatchMode):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from locbench.errors import UserError
 from locbench.plugins.entry import FILE
 from locbench.plugins.registry import NETWORKS, RULES
 from locbench.recipes.identity import differing
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from locbench.recipes.recipe import Recipe
     from locbench.runs.context import Context
     from locbench.runs.plan import Planner
+    from locbench.runs.step_memory import StepMemory
 
 Tell = Callable[[int, int, dict[str, float]], None]  # steps done, steps in all, current figures
 # How settings that are numbers are written in a run's name, as in the papers.
@@ -55,7 +57,7 @@ class Kind(ABC):
     learns: ClassVar[str] = ""  # what its rules have to learn from, where that is not free
     needs: ClassVar[tuple[str, ...]] = ()  # what a fill has to say besides
     uses_data: ClassVar[bool] = True
-    has_baselines: ClassVar[bool] = False  # whether untrained weights and pixels stand beside it
+    baselines: ClassVar[tuple[str, ...]] = ()  # of "untrained", "pixels": what it has to beat
     trains: ClassVar[bool] = False  # whether it leaves an encoder that others read
     apart: ClassVar[bool] = False  # whether it measures in processes of its own
     memory_keys: ClassVar[str] = "training.batch or data.resolution"  # to set where memory is full
@@ -120,6 +122,7 @@ class Kind(ABC):
     @classmethod
     def data_tags(cls, spec: RunSpec, data: Any) -> dict[str, Any]:
         """What its record says of the data."""
+        held_out = {"tested_on": "validation images"} if spec.recipe.data.validation else {}
         return {
             "name": data.name,
             "version": data.version,
@@ -128,6 +131,7 @@ class Kind(ABC):
             "train_images": len(data.train),
             "test_images": len(data.test),
             "resolution": spec.recipe.data.resolution,
+            **held_out,
         }
 
     @classmethod
@@ -136,8 +140,31 @@ class Kind(ABC):
         context.data(spec)
 
     @classmethod
+    def check_images(cls, spec: RunSpec, processes: int = 1) -> None:
+        """UserError for what cannot be done with so many images as there are; reads none."""
+        wanted, there = spec.recipe.data.train_images, spec.data.get("train")
+        if there is not None and wanted > there:
+            raise UserError(
+                f"data.train_images = {wanted}: {spec.data['name']} has {there:,} training images; "
+                "set it to as many or fewer"
+            )
+
+    @classmethod
+    def step_memory(cls, spec: RunSpec) -> StepMemory | None:
+        """What a training step of it needs, by a trace; None of what takes none, or has no trace.
+
+        Imports torch.
+        """
+        return None
+
+    @classmethod
     def check_early(cls, spec: RunSpec, context: Context) -> None:
         """UserError for what may be missing here, before any run of the command begins."""
+
+    @classmethod
+    def ends_of_curves(cls, record: Record) -> dict[str, dict[str, float]]:
+        """Those metrics that its curves say too, by name: {"last": x, "best": y}."""
+        return {}
 
     # --- what it will take ---
 
@@ -154,7 +181,8 @@ class Kind(ABC):
     @classmethod
     def images(cls, spec: RunSpec) -> int:
         """How many images it trains on."""
-        return spec.recipe.data.train_images or spec.data["train"]
+        settings = spec.recipe.data
+        return settings.train_images or spec.data["train"] - settings.validation
 
     @classmethod
     def forwards(cls, recipe: dict[str, Any], images: int) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from locbench.errors import UserError
 from locbench.evaluation.downstream.size import added_parameters
 from locbench.plugins.entry import UNTRAINED
 from locbench.recipes.identity import differing, differing_keys
@@ -21,7 +22,7 @@ from locbench.runs.kinds.base import (
     tag_pretraining,
 )
 from locbench.runs.kinds.pretrain import FLOAT_BYTES, FORWARDS_A_STEP, encoder_size
-from locbench.runs.spec import RunSpec, training_spec
+from locbench.runs.spec import RunSpec, sha256_of, training_spec
 
 if TYPE_CHECKING:
     from locbench.recipes.recipe import Recipe
@@ -96,6 +97,15 @@ class Detect(Kind):
         context.data(spec)
 
     @classmethod
+    def check_images(cls, spec: RunSpec, processes: int = 1) -> None:
+        drawn, there = spec.recipe.detection.train_images, spec.data["train"]
+        if drawn > there:
+            raise UserError(
+                f"detection.train_images = {drawn}: {spec.data['name']} has {there:,} images; set "
+                "it to as many or fewer"
+            )
+
+    @classmethod
     def data_name(cls, recipe: Recipe) -> str:
         return recipe.detection.data
 
@@ -107,6 +117,7 @@ class Detect(Kind):
     def data_tags(cls, spec: RunSpec, data: Any) -> dict[str, Any]:
         tags, detection = super().data_tags(spec, data), spec.recipe.detection
         drawn = detection.train_images or tags["train_images"]
+        tags.pop("tested_on", None)  # of the encoder's data
         return tags | {"train_images": drawn, "resolution": detection.test_side}
 
     @classmethod
@@ -176,6 +187,7 @@ class Detect(Kind):
         record.cost["steps"] = steps
         record.cost["images_per_s"] = round(steps * spec.recipe.detection.batch / trained, 1)
         save_encoder(self.folder / WEIGHTS, detector.weights())
+        record.weights = {WEIGHTS: sha256_of(self.folder / WEIGHTS)}
         try:
             detector.draw(self.folder / PICTURES)
         except Exception as error:  # nothing measured may be lost for a picture

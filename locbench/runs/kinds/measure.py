@@ -61,6 +61,8 @@ class Measure(Count):
             seconds = views * FORWARDS_A_STEP * size.multiply_adds / speed
         return Estimate(seconds, RECORD_BYTES, 0, basis, rough=True)
 
+    begin = Trace.begin
+
     def run(self, tell: Tell) -> None:
         from locbench.evaluation.cost.measured import measure
 

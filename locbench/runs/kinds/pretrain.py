@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from locbench.plugins.registry import RULES
+from locbench.recipes.constraints import check_images
 from locbench.recipes.identity import differing
 from locbench.runs.estimate import FORWARDS_A_STEP, VIEWS, Size
 from locbench.runs.kinds.base import (
@@ -14,10 +15,13 @@ from locbench.runs.kinds.base import (
     network_identity,
     rule_identity,
 )
-from locbench.runs.spec import RunSpec, training_spec
+from locbench.runs.spec import RunSpec, sha256_of, training_spec
+from locbench.runs.step_memory import StepMemory, check_fits, traced_memory
 from locbench.runs.store import ENCODER
 
 if TYPE_CHECKING:
+    import torch
+
     from locbench.networks import Network
     from locbench.recipes.recipe import Recipe
     from locbench.runs.context import Context
@@ -68,6 +72,32 @@ class Pretrain(Kind):
         return f"loss {' '.join(losses)}"
 
     @classmethod
+    def ends_of_curves(cls, record: Record) -> dict[str, dict[str, float]]:
+        units, tests = record.curves["units"], record.curves.get("test", {})
+        ends = {
+            f"{key} of {name}": {"last": values[-1]}
+            for name, curve in units.items()
+            for key, values in curve.items()
+        }
+        accuracies = {key: tests[key] for key in ("top1", "top5") if key in tests}
+        return ends | {k: {"last": v[-1], "best": max(v)} for k, v in accuracies.items()}
+
+    @classmethod
+    def check(cls, spec: RunSpec, context: Context, device: torch.device) -> None:
+        check_fits(spec, device)  # before data is decoded, which may take hours
+        super().check(spec, context, device)
+
+    @classmethod
+    def check_images(cls, spec: RunSpec, processes: int = 1) -> None:
+        super().check_images(spec, processes)
+        name = spec.data["name"]
+        check_images(spec.recipe, images=cls.images(spec), name=name, processes=processes)
+
+    @classmethod
+    def step_memory(cls, spec: RunSpec) -> StepMemory | None:
+        return traced_memory(spec)
+
+    @classmethod
     def check_early(cls, spec: RunSpec, context: Context) -> None:
         if RULES.is_external(spec.rule):
             RULES.get(spec.rule)  # of one from outside it is not known yet that it can be imported
@@ -97,6 +127,8 @@ class Pretrain(Kind):
         trainer, training = self.trainer, self.spec.recipe.training
         if training.accumulate > 1:
             record.tags["accumulate"] = training.accumulate
+        if training.batch_norm_groups > 1:
+            record.tags["batch_norm_groups"] = training.batch_norm_groups
         record.tags["precision"] = "bfloat16" if trainer.precision else "float32"
         record.units = [
             {
@@ -130,9 +162,8 @@ class Pretrain(Kind):
         if lost := [key for key, value in weights.items() if not value.isfinite().all()]:
             raise WeightsDiverged(lost[0], trainer.total)
         save_encoder(self.folder / ENCODER, weights)
-        for name, curve in trainer.curves["units"].items():
-            for key, values in curve.items():
-                record.metrics[f"{key} of {name}"] = {"last": values[-1]}
+        record.weights = {ENCODER: sha256_of(self.folder / ENCODER)}
+        record.metrics = self.ends_of_curves(record)
         record.cost["wall_time_s"] = round(trainer.elapsed, 2)
         images = trainer.feed.images_in(trainer.total)
         record.cost["images_per_s"] = round(images / trainer.elapsed, 1)
@@ -142,10 +173,7 @@ class Pretrain(Kind):
             self._add_accuracy(record)
 
     def _add_accuracy(self, record: Record) -> None:
-        """Test accuracy of the classifier, last and best, and per block at the end."""
-        for key in ("top1", "top5"):
-            curve = self.trainer.curves["test"][key]
-            record.metrics[key] = {"last": curve[-1], "best": max(curve)}
+        """Test accuracy per block at the end."""
         for block, top1 in self.trainer.by_block.items():
             stage = self.trainer.network.stage_of(block) + 1
             record.per_block[str(block)] = {"stage": stage, "top1": top1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from locbench.plugins.entry import UNTRAINED
+from locbench.plugins.entry import PIXELS, UNTRAINED
 from locbench.recipes.identity import differing, differing_keys, identity_hash
 from locbench.runs.kinds.base import (
     Kind,
@@ -31,7 +31,7 @@ class Probe(Kind):
     name = "probe"
     metrics = ("top1", "top5")
     shared = True
-    has_baselines = True
+    baselines = (UNTRAINED, PIXELS)
     takes_untrained = True
 
     @classmethod
@@ -67,6 +67,11 @@ class Probe(Kind):
     @classmethod
     def outcome(cls, record: Record) -> str:
         return f"top-1 {record.metrics['top1']['last']:.1f} %"
+
+    @classmethod
+    def ends_of_curves(cls, record: Record) -> dict[str, dict[str, float]]:
+        curve = record.curves["top1"]
+        return {"top1": {"last": curve[-1], "best": max(curve)}}
 
     @classmethod
     def forwards(cls, recipe: dict[str, Any], images: int) -> float:

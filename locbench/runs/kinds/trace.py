@@ -30,7 +30,9 @@ class Trace(Count):
     @classmethod
     def settings(cls, spec: RunSpec) -> dict[str, Any]:
         training = differing(spec.recipe.training)
-        training.pop("precision", None)
+        training.pop("batch_norm_groups", None)  # of which the traced step knows nothing
+        if training.get("precision") == "fp32":  # as "auto" is here
+            training.pop("precision")
         return {**super().settings(spec), "training": training}
 
     @classmethod
@@ -40,6 +42,10 @@ class Trace(Count):
     @classmethod
     def outcome(cls, record: Record) -> str:
         return f"{record.metrics['saved_gigabytes']['last']:.2f} GB saved"
+
+    def begin(self, record: Record) -> None:
+        if self.spec.recipe.training.precision == "bf16":
+            record.tags["precision"] = "bfloat16"
 
     def run(self, tell: Tell) -> None:
         from locbench.evaluation.cost.traced import trace

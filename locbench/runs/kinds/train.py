@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from locbench.errors import UserError
+from locbench.plugins.entry import PIXELS
 from locbench.runs.kinds.pretrain import Pretrain
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class Train(Pretrain):
     name = "train"
     metrics = (*Pretrain.metrics, "top1", "top5")
     fills = True
+    baselines = (PIXELS,)
     learns = "label"
     views = 1
 

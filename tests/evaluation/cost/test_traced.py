@@ -6,7 +6,7 @@ from torch import nn
 
 from locbench.evaluation.cost.case import Case
 from locbench.evaluation.cost.operations import multiply_adds
-from locbench.evaluation.cost.traced import set_up, trace
+from locbench.evaluation.cost.traced import autocast_of, set_up, trace
 from locbench.recipes.load import load_recipe
 from locbench.training.engine import Engine
 from locbench.training.saved_bytes import SavedBytes, allocation_peak
@@ -18,6 +18,8 @@ CASES = [
     ("auglocal/cifar10", "bp", "resnet32", {"rule.checkpoint": True}),
     ("auglocal/cifar10", "infopro", "resnet32", {}),
     ("auglocal/cifar10", "auglocal", "resnet32", {}),
+    ("loco/imagenet", "loco", "resnet50", {"training.precision": "bf16"}),
+    ("auglocal/cifar10", "bp", "resnet32", {"training.precision": "bf16"}),
 ]
 
 
@@ -27,11 +29,13 @@ def test_as_many_bytes_as_a_step_that_is_run(recipe, rule, network, sets):
     case = Case(small.for_run(rule, network), rule, network, 10)
     traced, setting = trace(case), set_up(case)
     with SavedBytes(setting.held_before) as saved:
-        Engine(setting.network.blocks, setting.units).step(setting.batch)
-    assert traced.saved_bytes == saved.peak > 0
-    assert traced.peak_bytes > traced.saved_bytes
+        autocast = autocast_of(case.recipe)
+        Engine(setting.network.blocks, setting.units, autocast).step(setting.batch)
+    # In bf16 batch norm's statistics are of another precision there: of some channels, not maps.
+    assert traced.saved_bytes == pytest.approx(saved.peak, rel=0.005 if autocast else 0)
+    assert traced.peak_bytes > traced.saved_bytes > 0
     kept = [size for _, size, _ in traced.timeline]
-    assert max(kept) == saved.peak and kept[0] == kept[-1] == 0
+    assert max(kept) == traced.saved_bytes and kept[0] == kept[-1] == 0
     whole = nn.ModuleList(setting.modules)  # which counts what is shared once
     assert traced.parameter_bytes == sum(p.nbytes for p in whole.parameters())
     assert traced.buffer_bytes == sum(b.nbytes for b in whole.buffers())
