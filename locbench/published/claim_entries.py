@@ -12,6 +12,7 @@ Keys of an entry (tables/README.md has examples):
     along           the label, or "column", that a series runs along
     minus           labels of the cell that is taken from each one first, where the claim is on gaps
     cases           how many of the comparisons must hold: "all" (default), "most" or "some"
+    of              "mean" (default), or "variance": what of each cell is compared
     margin, factor, value       the number of the claim, by kind
     margin_ours     true where the sentence has no number and we set it
     holds_in_print  false where the paper says it and its own numbers do not bear it out
@@ -46,6 +47,7 @@ class ClaimFile:
     along: str = ""
     minus: dict[str, Any] | None = None
     cases: Literal[tuple(CASES)] = "all"
+    of: Literal["mean", "variance"] = "mean"
     margin: Number | None = None
     factor: Number | None = None
     value: Number | None = None
@@ -103,6 +105,7 @@ def build_claim(
         section=entry.section,
         margin_ours=entry.margin_ours,
         cases=entry.cases,
+        of=entry.of,
         holds_in_print=entry.holds_in_print,
         minus=minus,
         minus_name=_taken(entry.minus or {}),

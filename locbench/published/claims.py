@@ -93,6 +93,7 @@ class Claim:
     section: str = ""  # where the paper says it; "" for a claim of ours
     margin_ours: bool = False
     cases: str = "all"
+    of: str = "mean"  # or "variance": what of each cell is compared
     holds_in_print: bool = True
     minus: Mapping[Key, Key] = field(default_factory=dict, repr=False)
     minus_name: str = ""

@@ -156,10 +156,13 @@ class Table:
                 if published is not None or (fill is not None and _shown(row, column, fill)):
                     yield Cell(self.name, row, column, published, fill, self.number is None)
 
-    def values(self) -> dict[Key, float]:
-        """The published numbers, as claims take them; cells of text are left out."""
+    def values(self, of: str = "mean") -> dict[Key, float]:
+        """The published numbers ("mean") or variances, as claims take them; without cells of text."""
         published = ((cell.key, cell.published) for cell in self.cells())
-        return {k: p.value for k, p in published if p and not isinstance(p.value, str)}
+        numbers = {k: p for k, p in published if p and not isinstance(p.value, str)}
+        if of == "variance":
+            return {k: p.std**2 for k, p in numbers.items() if p.std is not None}
+        return {k: p.value for k, p in numbers.items()}
 
     def _fill(self, row: Row, column: Column) -> dict[str, Any] | None:
         # A row says that it can be filled; the table and the column only say how.

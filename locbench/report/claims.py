@@ -60,11 +60,11 @@ class JudgedClaim:
 
 def claims_in_print(table: Table) -> list[JudgedClaim]:
     """The claims of a table judged on the published numbers, which are taken as exact."""
-    values, judged = table.values(), []
+    judged = []
     for claim in table.claims:
-        result = claim.judge(values)
-        if table.number is None and result.holds is None:
-            result = ClaimResult(None, "not in print")  # nor has it to be, in a table of ours
+        result = claim.judge(table.values(claim.of))
+        if result.holds is None:
+            result = ClaimResult(None, "not in print")
         words = {True: "", False: "print contradicts it ", None: ""}
         judged.append(replace(_judged(claim, table, result, words), holds_in_print=True))
     return judged
@@ -111,6 +111,9 @@ def _result(claim: Claim, cells: Mapping[Key, FilledCell]) -> ClaimResult:
     for comparison in claim.comparisons:
         if why := _differing([measured[key] for key in claim.cells_of(comparison)]):
             return ClaimResult(None, f"cells not comparable with one another ({why})")
+    if claim.of == "variance":
+        spreads = {key: cell.spread for key, cell in measured.items()}
+        return claim.judge({k: s**2 for k, s in spreads.items() if s is not None})
     values = {key: cell.mean for key, cell in measured.items()}
     return claim.judge(values, partial(standard_error, measured))
 
