@@ -143,6 +143,8 @@ def test_the_command_takes_ids_files_and_folders_and_imports_no_torch(store, spe
     assert code == 1 and [entry["ok"] for entry in json.loads(out)] == [True, False]
     assert spec.id in err
     assert call(capsys, "verify", "nothing")[0] == 2
+    code, _, err = call(capsys, "verify", "--runs", store.root / "none")
+    assert code == 2 and "there is no record.json in it" in err
     program = "import sys, locbench.runs.verify, locbench.cli.verify; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program]) == b"False\n"
 
