@@ -93,8 +93,9 @@ def _with_id(spec: RunSpec, message: str) -> str:
 def _left_others_waiting(spec: RunSpec, store: Store) -> bool:
     """Whether a run failed in this process alone, and the others wait in the middle of it."""
     record = store.load(spec.id)
-    diverged = record is not None and record.status == "diverged"  # it did so in all of them
-    return processes.launched() > 1 and spec.of.shared and not diverged
+    # One that was refused has no record: it was not begun. What diverged did so in all of them.
+    begun = record is not None and record.status != "diverged"
+    return processes.launched() > 1 and spec.of.shared and begun
 
 
 def failure(lines: list[str]) -> RunFailed:

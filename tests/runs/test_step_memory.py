@@ -1,17 +1,21 @@
 """What a run needs, before its first step: GPUs that hold the step, and images enough."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from fabricate import call, image_folder
 
+from locbench.distributed import group as processes
 from locbench.errors import RunFailed, UserError
 from locbench.evaluation.cost import traced
 from locbench.published.load import load_table
 from locbench.recipes.load import load_recipe
 from locbench.runs import step_memory
+from locbench.runs.context import Context
 from locbench.runs.device import Hardware
+from locbench.runs.executor import Watch, carry_out
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.spec import training_spec
 from locbench.runs.step_memory import (
@@ -22,6 +26,7 @@ from locbench.runs.step_memory import (
     may_be_large,
     traced_memory,
 )
+from locbench.runs.store import Store
 
 DATA = {"name": "shapes", "version": 1, "checksum": "", "classes": 10, "train": 8000, "test": 400}
 CPU = torch.device("cpu")
@@ -89,6 +94,16 @@ def test_a_run_that_does_not_fit_leaves_no_record_and_the_table_is_shown(capsys,
     monkeypatch.setattr("locbench.evaluation.cost.memory.memory_of", lambda device: 10**6)
     code, out, err = call(capsys, "reproduce", "ours/gate", "--rows", "AugLocal")
     assert code == 3 and "not run" in out and "torchrun" in err.splitlines()[-1]
+
+
+def test_in_several_processes_too_what_does_not_fit_costs_itself_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr("locbench.evaluation.cost.memory.memory_of", lambda device: 10**6)
+    monkeypatch.setattr(processes, "joined", lambda device: nullcontext(processes.Group()))
+    monkeypatch.setattr(processes, "launched", lambda: 2)
+    specs = [make(training__batch=64, seed=seed) for seed in (1, 2)]
+    failures = carry_out(specs, Context(Store(tmp_path), "cpu"), Watch())
+    assert [line.split(":")[0] for line in failures] == [spec.id for spec in specs]
+    assert "in 2 processes takes" in failures[0]
 
 
 def test_too_few_images_are_refused_beforehand(capsys, tmp_path):
