@@ -118,6 +118,9 @@ def print_plan(plan: Plan, store: Store, *, fresh: bool, as_json: bool, out: Con
     for name in plan.assumed:
         say(f"{name} is not here: planned as it was published")
     steps = _steps(waiting, here)
+    open_precision = any(p.precision is None for p in plan.cells if p.specs and not p.baseline)
+    if steps and open_precision and plan.options.device == "auto" and here.name == "cpu":
+        say("planned in the precision of this CPU: --device cuda plans in that of a GPU")
     if as_json:
         rows = [
             {"run": spec.id, **asdict(guess), **_step_fields(steps.get(spec.id), here)}
