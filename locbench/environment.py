@@ -33,8 +33,8 @@ def environment(device: str | None = None, threads: int | None = None) -> dict[s
 
 @cache
 def is_before(commit: str) -> bool | None:
-    """Whether a commit is the checkout's own or an ancestor of it; None outside a checkout."""
-    if _git("rev-parse", "HEAD") is None:
+    """Whether a commit is in the checkout's history; None where that is not known whole."""
+    if _git("rev-parse", "--is-shallow-repository") != "false":
         return None
     return _git("merge-base", "--is-ancestor", commit, "HEAD") is not None
 

@@ -157,7 +157,7 @@ class Table:
                     yield Cell(self.name, row, column, published, fill, self.number is None)
 
     def values(self, of: str = "mean") -> dict[Key, float]:
-        """The published numbers ("mean") or variances, as claims take them; without texts."""
+        """The published numbers, as claims take them, or their variances; without cells of text."""
         published = ((cell.key, cell.published) for cell in self.cells())
         numbers = {k: p for k, p in published if p and not isinstance(p.value, str)}
         if of == "variance":

@@ -71,7 +71,7 @@ def make_spec(rule: str, network: str, seed: int = 0, recipe=None, data=FINGERPR
 
 
 def context_of(root: Path, data, progress=no_progress) -> Context:
-    loaded = {} if data is None else {("shapes", SIDE, 0): data}
+    loaded = {} if data is None else {("shapes", SIDE, 0, 0): data}
     return Context(Store(root), device="cpu", progress=lambda spec: progress, _data=loaded)
 
 

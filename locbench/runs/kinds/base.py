@@ -142,11 +142,11 @@ class Kind(ABC):
     @classmethod
     def check_images(cls, spec: RunSpec, processes: int = 1) -> None:
         """UserError for what cannot be done with so many images as there are; reads none."""
-        wanted, there = spec.recipe.data.train_images, spec.data.get("train")
-        if there is not None and wanted > there:
+        settings, there = spec.recipe.data, spec.data.get("train")
+        if there is not None and settings.train_images > there - settings.validation:
             raise UserError(
-                f"data.train_images = {wanted}: {spec.data['name']} has {there:,} training images; "
-                "set it to as many or fewer"
+                f"data.train_images = {settings.train_images}: {spec.data['name']} has "
+                f"{there - settings.validation:,} training images; set it to as many or fewer"
             )
 
     @classmethod
