@@ -62,7 +62,7 @@ def _files(name: str, store: Store) -> list[Path]:
         return [path.resolve()]
     if (path / "record.json").is_file():
         return [(path / "record.json").resolve()]
-    if path.is_dir():
+    if path.is_dir() or path == store.root:
         if files := sorted(path.resolve().glob("*/record.json")):
             return files
         raise UserError(f"{path}: there is no record.json in it, nor in a folder of it")

@@ -17,7 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from locbench.distributed.collectives import all_gather, all_reduce, broadcast, cut
 from locbench.distributed.group import world_size
-from locbench.errors import UserError
 
 
 def _norms(modules: Iterable[nn.Module], kinds: tuple[type, ...]) -> list[nn.Module]:
@@ -30,13 +29,8 @@ def synchronise(modules: Iterable[nn.Module], *, groups: int = 1, views: int = 1
 
     In place: the modules stay the same objects, for a network holds some of its parts under two
     names. Each of the `groups` has its own statistics, of all `views` of its images; processes have
-    as many groups each. UserError where they cannot.
+    as many groups each.
     """
-    if groups % world_size() and groups > 1:
-        raise UserError(
-            f"training.batch_norm_groups = {groups} cannot be shared equally by {world_size()} "
-            "processes: set a multiple, or 1 for statistics of the whole batch"
-        )
     for norm in _norms(modules, (nn.BatchNorm1d, nn.BatchNorm2d)):
         if groups > 1:
             norm.__class__ = GroupedBatchNorm

@@ -78,9 +78,11 @@ def check_together(recipe: Recipe, where: str) -> None:
 def check_images(recipe: Recipe, *, images: int, name: str, processes: int = 1) -> None:
     """UserError for a batch that is not to be had of so many training images of a data set.
 
-    It may not be larger than the set, and the processes have to share it equally.
+    It may not be larger than the set, and the processes have to share it, and batch norm's groups,
+    equally.
     """
     size, batches = recipe.training.batch, recipe.training.accumulate
+    groups = recipe.training.batch_norm_groups
     if size > images:
         raise UserError(
             f"training.batch = {size} is more than the {images} training images of {name}; set a "
@@ -94,8 +96,13 @@ def check_images(recipe: Recipe, *, images: int, name: str, processes: int = 1) 
             f"training.batch = {size} images cannot be shared equally by {words}: set a multiple "
             f"of {batches * processes}"
         )
+    if groups > 1 and groups % processes:
+        raise UserError(
+            f"training.batch_norm_groups = {groups} cannot be shared equally by {processes} "
+            "processes: set a multiple, or 1 for statistics of the whole batch"
+        )
     if recipe.gives == "label":
-        least = batches * max(2 * recipe.training.batch_norm_groups, processes)
+        least = batches * max(2 * groups, processes)
         _check_last(size, images=images, name=name, least=least)
 
 

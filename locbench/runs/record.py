@@ -19,6 +19,7 @@ from locbench.recipes.identity import identity_hash
 from locbench.recipes.reading import read
 
 SCHEMA = 2  # results/SCHEMA.md says what each field holds, and what has changed
+RECORD = "record.json"  # its file, in the folder of its run
 STATUSES = ("running", "done", "diverged", "failed")
 # A failed run (disk full, stopped from outside) may go on; the result of these two is a result.
 FINAL = ("done", "diverged")
@@ -131,6 +132,8 @@ def document(values: Mapping[str, Any]) -> str:
 
 
 def _again(path: Path) -> str:
+    if path.name != RECORD:  # the folder of another file may hold anything
+        return "give a run's record.json"
     return f"delete the folder {path.parent} to run it again"
 
 

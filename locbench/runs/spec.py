@@ -151,13 +151,15 @@ def spec_of(record: Record, where: str, *, parent: RunSpec | None = None) -> Run
 
     `parent` is the spec of the run that it reads. A file in its place is known by its sha256 alone.
     """
-    data = record.data
+    data, recipe = record.data, recipe_from_dict(record.recipe, where)
     file = record.identity.get("encoder", {}).get("file")
     held = {key: data[key] for key in ("name", "version", "checksum", "classes") if key in data}
     counts = {"train": data.get("train_images"), "test": data.get("test_images")}
+    if counts["train"] is not None and recipe.detection is None:
+        counts["train"] += recipe.data.validation  # which a record does not count
     return RunSpec(
         record.kind,
-        recipe_from_dict(record.recipe, where),
+        recipe,
         record.rule["name"],
         record.network["name"],
         record.seed,

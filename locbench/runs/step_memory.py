@@ -36,15 +36,16 @@ _TRACED: dict[str, StepMemory | None] = {}
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a step of `images` images in one of its batches.
+    """Bytes of a step, in one of its batches.
 
     `shared_bytes` are of the images and of what is computed from them: processes divide them.
-    `kept_bytes` every process has: weights, gradients, the optimizer's state.
+    `kept_bytes` every process has: weights, gradients, the optimizer's state. `parts` is the number
+    of equal parts that processes may share: images, or groups of batch norm.
     """
 
     shared_bytes: int
     kept_bytes: int
-    images: int
+    parts: int
 
     def on(self, processes: int) -> float:
         """Bytes of one of so many processes."""
@@ -52,7 +53,7 @@ class StepMemory:
 
     def least(self, capacity: float = GPU_BYTES) -> int | None:
         """The least number of GPUs of so many bytes that share it equally; None where none does."""
-        counts = (n for n in range(1, self.images + 1) if self.images % n == 0)
+        counts = (n for n in range(1, self.parts + 1) if self.parts % n == 0)
         return next((n for n in counts if self.on(n) <= capacity), None)
 
 
@@ -75,13 +76,14 @@ def traced_memory(spec: RunSpec) -> StepMemory | None:
         else:
             shared = step.peak_bytes - step.gradient_bytes + step.image_bytes
             kept = step.parameter_bytes + step.buffer_bytes + COPIES * step.gradient_bytes
-            images = recipe.training.batch // recipe.training.accumulate
-            _TRACED[key] = StepMemory(shared, kept, images)
+            images, groups = recipe.training.batch, recipe.training.batch_norm_groups
+            parts = groups if groups > 1 else images // recipe.training.accumulate
+            _TRACED[key] = StepMemory(shared, kept, parts)
     return _TRACED[key]
 
 
 def form_of(spec: RunSpec) -> str:
-    """A hash of all that the memory of a training's step depends on."""
+    """A hash of all that the memory of a training's step, and how it is shared, depends on."""
     recipe = spec.recipe
     return identity_hash(
         {
@@ -91,6 +93,7 @@ def form_of(spec: RunSpec) -> str:
             "side": recipe.data.resolution,
             "classes": recipe.data.classes or spec.data["classes"],
             "images": recipe.training.batch // recipe.training.accumulate,
+            "groups": recipe.training.batch_norm_groups,
             "precision": recipe.training.precision,
         }
     )
@@ -124,9 +127,11 @@ def largest_step(specs: Sequence[RunSpec], steps: Mapping[str, StepMemory], here
     memory = steps[spec.id]
     least = memory.least(capacity)
     number = {None: "no number of GPUs", 1: "one GPU"}.get(least, f"{least} or more GPUs")
+    untraced = sum(may_be_large(s, capacity) and s.id not in steps for s in specs)
+    but = f"; {untraced} more cannot be traced" if untraced else ""
     return (
         f"largest step: {size(memory.on(1))} in {spec.recipe.training.precision}, as traced "
-        f"({spec.of.describe(spec)}); fits on {number} {of}"
+        f"({spec.of.describe(spec)}); fits on {number} {of}{but}"
     )
 
 

@@ -16,7 +16,7 @@ from locbench.plugins.registry import DATASETS, DETECTION_SETS, KINDS
 from locbench.plugins.rule_files import restore_rule
 from locbench.recipes.identity import identity_hash
 from locbench.recipes.reading import read_toml
-from locbench.runs.record import Record, as_written, read_values
+from locbench.runs.record import RECORD, Record, as_written, read_values
 from locbench.runs.spec import RunSpec, sha256_of, spec_of
 from locbench.runs.store import Store
 
@@ -52,7 +52,7 @@ def verify(path: Path) -> Verification:
 
     Where it cannot be read as a record, that is the only one.
     """
-    run = path.parent.name
+    run = path.parent.name if path.name == RECORD else path.name
     try:
         values = read_values(path.read_bytes(), path)
         record = Record.from_values(values, path)
@@ -76,7 +76,7 @@ def _identity(record: Record, path: Path) -> Iterator[Check]:
     A version that differs is a check of its own: an older one is known, and no longer used.
     """
     wrong = []
-    if record.id != path.parent.name:
+    if path.name == RECORD and record.id != path.parent.name:
         wrong.append(f"lies in the folder of another run than {record.id}")
     if not record.id.endswith(identity_hash(record.identity)[:10]):
         wrong.append("the id does not end with the identity's hash")
@@ -111,7 +111,10 @@ def _differing(record: Record, parent: Record | None, store: Store) -> dict[str,
     today = dict(_leaves(json.loads(json.dumps(spec.identity))))
     if spec.of.uses_data:
         sets = DATASETS if spec.recipe.detection is None else DETECTION_SETS
-        today["data.version"] = sets.entry(spec.of.data_name(spec.recipe)).version
+        version = sets.entry(spec.of.data_name(spec.recipe)).version
+        # One more of images that are decoded as they are read; a record does not say whether.
+        streamed = sets is DATASETS and here.get("data.version") == version + 1
+        today["data.version"] = version + streamed
     if record.parent is not None:  # by what the parent's record says: its version may be older
         of_parent = identity_hash(parent.identity) if parent is not None else None
         for key in [k for k in here if k in ("encoder.run", "over")]:
@@ -185,10 +188,12 @@ def _commit(record: Record, path: Path) -> Iterator[Check]:
     if commit is None:
         yield Check("commit", NOTE, "none: not of a checkout")
         return
-    wrong = "of a checkout with changes" if dirty else ""
-    if is_before(commit) is False:
+    wrong, known = "of a checkout with changes" if dirty else "", is_before(commit)
+    if known is False:
         wrong = " and ".join(filter(None, [f"{commit[:10]} is not in this history", wrong]))
-    if not wrong:
+    if not wrong and known is None:
+        yield Check("commit", NOTE, "no whole history here to look for it in")
+    elif not wrong:
         yield Check("commit", OK)
     elif record.id in _stale() and path.resolve().is_relative_to(results_dir().resolve()):
         yield Check("commit", NOTE, "listed in results/stale.toml, which says why")

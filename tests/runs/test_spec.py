@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from fabricate import record
 
 from locbench.errors import UserError
 from locbench.plugins.entry import UNTRAINED
@@ -15,7 +16,7 @@ from locbench.runs.kinds.detect import detector_specs, pretraining_spec
 from locbench.runs.kinds.pixels import pixels_spec
 from locbench.runs.kinds.probe import VIEW, Probe, probe_spec
 from locbench.runs.precision import resolved_precision
-from locbench.runs.spec import RunSpec, training_spec, unique
+from locbench.runs.spec import RunSpec, spec_of, training_spec, unique
 from locbench.training.guard import pick_device, pick_precision
 
 DATA = {"name": "shapes", "version": 1, "checksum": "ab" * 32, "classes": 10, "train": 9, "test": 4}
@@ -72,7 +73,7 @@ def test_every_value_that_decides_the_result_changes_the_id_and_no_other_does(ki
         decides = section in DECIDES[kind]
         if section == "data":
             # The set itself enters by its fingerprint; the recipe adds what is done with it.
-            decides = name in ("resolution", "train_images")
+            decides = name in ("resolution", "train_images", "validation")
             decides |= name == "classes" and kind == "pretrain"
         if section == "augmentation" and kind != "pretrain":
             decides = name in (VIEW if kind == "probe" else ("interpolation",))
@@ -242,3 +243,12 @@ def test_what_a_kind_reads_of_a_section_decides_under_whatever_form_it_is_said()
         ids.setdefault((r.augmentation.mean, r.augmentation.std), set()).add(made.id)
     assert all(len(found) == 1 for found in ids.values())
     assert len(set.union(*ids.values())) == len(ids) == 2
+
+
+def test_a_record_of_a_tuning_run_gives_back_the_images_that_there_were():
+    training = spec(settings=recipe(data__validation=100), data={**DATA, "train": 900})
+    made = record(training)
+    made.data["train_images"] = 800  # as it is counted after 100 were held out
+    again = spec_of(made, "here")
+    assert again.id == training.id and again.data["train"] == 900
+    assert again.of.images(again) == 800

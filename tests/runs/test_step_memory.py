@@ -11,9 +11,17 @@ from locbench.evaluation.cost import traced
 from locbench.published.load import load_table
 from locbench.recipes.load import load_recipe
 from locbench.runs import step_memory
+from locbench.runs.device import Hardware
 from locbench.runs.plan import Options, make_plan
 from locbench.runs.spec import training_spec
-from locbench.runs.step_memory import StepMemory, check_fits, form_of, may_be_large, traced_memory
+from locbench.runs.step_memory import (
+    StepMemory,
+    check_fits,
+    form_of,
+    largest_step,
+    may_be_large,
+    traced_memory,
+)
 
 DATA = {"name": "shapes", "version": 1, "checksum": "", "classes": 10, "train": 8000, "test": 400}
 CPU = torch.device("cpu")
@@ -26,7 +34,7 @@ def make(rule="bp", seed=1, data=DATA, **sets):
 
 
 def test_processes_share_activations_and_not_weights():
-    memory = StepMemory(shared_bytes=1000, kept_bytes=50, images=12)
+    memory = StepMemory(shared_bytes=1000, kept_bytes=50, parts=12)
     assert [memory.on(n) for n in (1, 2, 4)] == [1050, 550, 300]
     assert memory.least(1050) == 1 and memory.least(1049) == 2
     assert memory.least(300) == 4 and memory.least(299) == 6, "five do not share 12 images equally"
@@ -39,6 +47,18 @@ def test_a_step_s_memory_is_that_of_its_trace_and_of_what_stays():
     assert half.kept_bytes == whole.kept_bytes == pytest.approx(4 * 4 * 466_906, rel=0.01)
     bf16 = traced_memory(make(training__batch=64, training__precision="bf16"))
     assert 0.45 < bf16.shared_bytes / whole.shared_bytes < 0.7
+
+
+def test_groups_of_batch_norm_are_shared_whole():
+    memory = traced_memory(make(training__batch=8, training__batch_norm_groups=2))
+    assert memory.parts == 2 and memory.least(memory.on(4)) is None
+    assert traced_memory(make(training__batch=8)).parts == 8
+
+
+def test_a_step_that_cannot_be_traced_is_counted_beside_the_largest():
+    specs = [make(training__batch=2**16, seed=seed) for seed in (1, 2)]
+    words = largest_step(specs, {specs[0].id: StepMemory(10**9, 0, 8)}, Hardware("cpu"))
+    assert words.endswith("fits on one GPU of 80 GB; 1 more cannot be traced")
 
 
 def test_a_form_is_traced_once_and_a_rule_that_cannot_be_traced_is_let_through(monkeypatch):
@@ -76,6 +96,7 @@ def test_too_few_images_are_refused_beforehand(capsys, tmp_path):
     arguments = ["ours/gate", "--set", "data.name=folder", "--data-root", root]
     cases = {
         "data.train_images=0": "24 training images of",
+        "data.validation=30": "beside data.validation = 30: folder has 24 training images",
         "training.batch=8": "= 640: folder has",
     }
     for setting, words in cases.items():

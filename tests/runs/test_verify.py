@@ -95,11 +95,30 @@ def test_a_version_of_before_is_known_and_one_to_come_is_not(store, spec, monkey
     assert faults(store, spec.id).keys() == {"versions"}
 
 
+@pytest.mark.parametrize(("version", "faulty"), [(2, set()), (3, {"versions"})])
+def test_a_set_that_is_decoded_as_it_is_read_has_a_version_of_its_own(store, version, faulty):
+    recipe, data = load_recipe("loco/imagenet", "smoke"), {**DATA, "version": version}
+    spec = probe_spec(recipe, "untrained", "resnet50", seed=1, data=data)
+    fill([spec], store)
+    change(store, spec.id, curves={"top1": [50.0]}, metrics={"top1": {"last": 50.0, "best": 50.0}})
+    assert faults(store, spec.id).keys() == faulty
+
+
 def test_what_cannot_be_told_is_said_and_fails_nothing(store, spec):
     store.discard(spec.parent.id)
     assert outcomes(store, spec.id)["identity"] == "note"
     store.path(spec.id).write_text("{")
     assert faults(store, spec.id).keys() == {"schema"}
+
+
+def test_a_copy_of_a_record_is_checked_and_no_other_file_s_folder_is_to_be_deleted(
+    store, spec, tmp_path
+):
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(store.path(spec.id).read_bytes())
+    assert verify(copy).ok and verify(copy).run == "copy.json"
+    copy.write_text("no record")
+    assert verify(copy).checks[0].detail.endswith("; give a run's record.json")
 
 
 def test_weights_that_a_run_left_are_known_by_their_sha256(tmp_path, capsys):
@@ -124,6 +143,8 @@ def test_the_command_takes_ids_files_and_folders_and_imports_no_torch(store, spe
     assert code == 1 and [entry["ok"] for entry in json.loads(out)] == [True, False]
     assert spec.id in err
     assert call(capsys, "verify", "nothing")[0] == 2
+    code, _, err = call(capsys, "verify", "--runs", store.root / "none")
+    assert code == 2 and "there is no record.json in it" in err
     program = "import sys, locbench.runs.verify, locbench.cli.verify; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program]) == b"False\n"
 

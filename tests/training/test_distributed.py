@@ -126,6 +126,10 @@ def test_a_last_batch_is_shared_as_equally_as_can_be(monkeypatch):
     [
         (3, "gim", {"batch": 8}, r"batch = 8 images cannot be shared equally by 3 processes: set"),
         (2, "gim", {"batch": 6, "accumulate": 2}, r"in training\.accumulate = 2 .* multiple of 4"),
+        (
+            *(3, "gim", {"batch": 12, "batch_norm_groups": 2}),
+            r"batch_norm_groups = 2 cannot be shared equally by 3 processes: set a multiple",
+        ),
         (5, "dgl", {"batch": 10}, r"leaves 3 of the 23 training images of shapes .* 5 are the"),
         (
             *(1, "dgl", {"batch": 8, "batch_norm_groups": 4}),

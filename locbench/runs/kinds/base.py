@@ -143,11 +143,13 @@ class Kind(ABC):
     def check_images(cls, spec: RunSpec, processes: int = 1) -> None:
         """UserError for what cannot be done with so many images as there are; reads none."""
         settings, there = spec.recipe.data, spec.data.get("train")
-        if there is not None and settings.train_images > there - settings.validation:
-            raise UserError(
-                f"data.train_images = {settings.train_images}: {spec.data['name']} has "
-                f"{there - settings.validation:,} training images; set it to as many or fewer"
-            )
+        if there is None or max(1, settings.train_images) + settings.validation <= there:
+            return
+        held = f" beside data.validation = {settings.validation}" if settings.validation else ""
+        raise UserError(
+            f"data.train_images = {settings.train_images}{held}: {spec.data['name']} has "
+            f"{there:,} training images; set fewer"
+        )
 
     @classmethod
     def step_memory(cls, spec: RunSpec) -> StepMemory | None:
