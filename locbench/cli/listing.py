@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from locbench.errors import UserError
 from locbench.plugins import registry
 from locbench.plugins.entry import suggest
-from locbench.published.load import Table, layout, legend, load_table, table_names
+from locbench.published.load import Table, laid_out, layout, legend, load_table, table_names
 from locbench.recipes.load import load_recipe, recipe_names
 from locbench.report.check import any_precision, reference_store
 from locbench.report.claims import claims_in_print
@@ -142,7 +142,7 @@ def print_published(table: Table, console: Console) -> None:
     labels = len(table.label_names)
     texts = [
         k
-        for k, column in enumerate(table.columns, start=labels)
+        for k, column in enumerate(laid_out(table), start=labels)
         if any(isinstance(p.value, str) for r in table.rows if (p := r.published.get(column.key)))
     ]
     console.print(Text(f"{table.name}  {table.title}", style="bold"), Text(table.caption), sep="\n")

@@ -142,6 +142,8 @@ def _minus(
             cell = " ".join(_words(labels, list(labels), None))
             raise UserError(f"{where}: 'minus' names {len(there)} cells for {cell}, not one")
         result[key] = next(iter(there))
+    if all(key == other for key, other in result.items()):
+        raise UserError(f"{where}: 'minus' takes every cell from itself")
     return result
 
 

@@ -252,15 +252,17 @@ def layout(table: Table) -> tuple[list[str], list[list[str]]]:
     Marks (see `legend`): `*` cited, `?` inferred, `†` ours. No value: an empty text.
     """
     headers = list(table.label_names)
-    for column in _laid_out(table):
+    for column in laid_out(table):
         unit = f" ({column.unit})" if column.unit else ""
         headers.append(f"{column.label}{unit}{MARKS['ours'] if column.ours else ''}")
     return headers, [_line(table, row) for row in table.rows]
 
 
-def _laid_out(table: Table) -> list[Column]:
-    """The columns but for those of the best epoch, which nobody printed."""
-    return [column for column in table.columns if column.epoch == "last"]
+def laid_out(table: Table) -> list[Column]:
+    """The columns that have a number; of a table of ours all but those of the best epoch."""
+    published = {key for row in table.rows for key in row.published}
+    ours = table.number is None
+    return [c for c in table.columns if c.key in published or (ours and c.epoch == "last")]
 
 
 def _line(table: Table, row: Row) -> list[str]:
@@ -268,7 +270,7 @@ def _line(table: Table, row: Row) -> list[str]:
         return MARKS["inferred"] if name in row.inferred else ""
 
     line = [f"{row.labels.get(label, '')}{guess(label)}" for label in table.label_names]
-    for column in _laid_out(table):
+    for column in laid_out(table):
         published = row.published.get(column.key)
         text = "" if published is None else format_published(published, column)
         line.append(text and f"{text}{MARKS['cited'] if row.cited else ''}{guess(column.key)}")
@@ -291,10 +293,16 @@ def legend(table: Table) -> list[str]:
     published = [cell.published for cell in table.cells() if cell.published]
     lines = [f"{MARKS['cited']} the paper quotes it from {source}" for source in cited]
     lines += [f"{MARKS['inferred']} inferred: {reason}" for reason in reasons]
-    others = [row for row in table.rows if row.source and not row.cited]
-    lines += [f"{' '.join(map(str, row.labels.values()))}: {row.source}" for row in others]
-    if any(p.ours for p in published) or any(column.ours for column in _laid_out(table)):
+    lines += [
+        f"{' '.join(map(str, row.labels.values()))}: {row.source}"
+        for row in table.rows
+        if row.source and not row.cited
+    ]
+    if any(p.ours for p in published) or any(column.ours for column in laid_out(table)):
         lines.append(f"{MARKS['ours']} ours: not printed in the paper")
+    hidden = [column for column in table.columns if column not in laid_out(table)]
+    if labels := [column.label for column in hidden if column.epoch == "last"]:
+        lines.append(f"Columns of ours, measured and not in print: {'; '.join(labels)}")
     return lines
 
 

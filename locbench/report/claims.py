@@ -1,7 +1,7 @@
 """Claims of a table, judged: on what was measured, with its uncertainty, and on what is in print.
 
-A claim is judged where all of its cells are measured and those that it compares are comparable with
-one another; numbers of the paper's scale have to be comparable with print too. Else it is open. At
+A claim is judged where all of its cells are measured, and those that it compares are of other runs
+and comparable with one another; numbers of the paper's scale with print too. Else it is open. At
 smoke nothing is said of claims: one accuracy moves by several points there with the processor.
 
 The standard error of a comparison comes from seeds where each of its cells has two or more, else
@@ -109,11 +109,17 @@ def _result(claim: Claim, cells: Mapping[Key, FilledCell]) -> ClaimResult:
         why = "; ".join(dict.fromkeys(cell.verdict.detail for cell in other))
         return ClaimResult(None, f"{len(other)} of {len(keys)} not comparable with print ({why})")
     for comparison in claim.comparisons:
-        if why := _differing([measured[key] for key in claim.cells_of(comparison)]):
+        compared = {key: measured[key] for key in claim.cells_of(comparison)}
+        if why := _differing(list(compared.values())):
             return ClaimResult(None, f"cells not comparable with one another ({why})")
+        if len({_source(cell) for cell in compared.values()}) < len(compared):
+            names = " and ".join(" ".join(claim.names[key]) for key in compared)
+            return ClaimResult(None, f"the same runs fill {names} at this scale")
     if claim.of == "variance":
         spreads = {key: cell.spread for key, cell in measured.items()}
-        return claim.judge({k: s**2 for k, s in spreads.items() if s is not None})
+        if single := sum(spread is None for spread in spreads.values()):
+            return ClaimResult(None, f"{single} of {len(keys)} are one run, without a variance")
+        return claim.judge({key: spread**2 for key, spread in spreads.items()})
     values = {key: cell.mean for key, cell in measured.items()}
     return claim.judge(values, partial(standard_error, measured))
 
@@ -133,6 +139,11 @@ def _differing(cells: Sequence[FilledCell]) -> str:
         if len(values) > 1 and not free:
             return f"{name} {' and '.join(value or 'as published' for value in values)}"
     return ""
+
+
+def _source(cell: FilledCell) -> tuple[str, ...]:
+    """Where its figure is from: at a reduced scale rows may differ in what they set alone."""
+    return (cell.cell.metric, *(spec.id for spec in cell.planned.specs))
 
 
 def _protocol(cell: FilledCell) -> dict[str, str]:

@@ -149,4 +149,6 @@ def summarize(values: Sequence[float]) -> tuple[float, float | None, int]:
     """Mean, sample standard deviation (n - 1; None below two values) and n; no values: nan."""
     n = len(values)
     mean = statistics.fmean(values) if n else math.nan
+    if not math.isfinite(mean):  # `stdev` raises an error of its own for these
+        return mean, math.nan if n > 1 else None, n
     return mean, statistics.stdev(values) if n > 1 else None, n

@@ -241,6 +241,7 @@ def test_the_standard_error_is_asked_of_the_weights_of_the_cells():
         ({"kind": "above", "margin_ours": True, **ONE_PAIR}, "margin_ours, and there is no margin"),
         ({"kind": "above", "cases": "many", **ONE_PAIR}, "'cases': unknown value 'many'"),
         ({"kind": "above", **ONE_PAIR, "minus": {"method": "X"}}, "'minus' names 2 cells for BP R"),
+        ({"kind": "above", **ONE_PAIR, "minus": {}}, "'minus' takes every cell from itself"),
         ({"kind": "above", "a": {"metod": "X"}, "b": {}}, "unknown key 'metod'"),
         ({"kind": "above", "a": {"method": "BQ"}, "b": {}}, "method = 'BQ'; did you mean 'BP'?"),
         ({"kind": "above", "a": {"method": ["BP", "Y"]}, "b": {}}, "has method = 'Y'"),

@@ -178,10 +178,11 @@ def test_a_scale_says_what_its_readers_have_to_know(write):
 
 
 def test_values_that_are_marked_as_chosen_are_known(write):
-    write(
-        "base", "[network]  # [chosen] all of it\n[optimizer]\nlr = 4.8\ntrust = 1  # [chosen] x\n"
+    optimizer = "[optimizer]\nlr = 4.8  # [chosen]\ntrust = 1  # [chosen] x\n"
+    write("base", f"[network]  # [chosen] all of it\n{optimizer}")
+    rule = (
+        "[network]\n[optimizer]\nlr = 0.3  # section 5\n[rules.loco]\ntemperature = 0.1 # [chosen]"
     )
-    rule = "[rules.loco]\ntemperature = 0.1 # [chosen]"
     small = "[scales.small.data]\nresolution = 1 # [chosen]"
     write("heir", f"extends = 'base'\n# [chosen] marks\n{rule}\n{small}\n")
     assert chosen_keys("heir") == ["network", "optimizer.trust", "rules.loco.temperature"]

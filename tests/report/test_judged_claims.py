@@ -101,6 +101,18 @@ def test_cells_on_other_data_are_not_compared(tmp_path):
     assert made.holds is None and "not comparable with one another (data" in made.detail
 
 
+def test_a_run_is_not_compared_with_itself_and_has_no_variance(tmp_path):
+    """At small both budgets of Table 3 are the same run, and there is one choice of the images."""
+    precision = {name: {"last": 20.0} for name in ("ap_box", "ap_mask")}
+    table = filled(
+        tmp_path, table="loco/table3", scale="small", change=lambda spec: {"metrics": precision}
+    )
+    assert claim(table, "800 epochs").detail.startswith(
+        "open: the same runs fill SimCLR epochs=800"
+    )
+    assert claim(table, "Over the five").detail == "open: 32 of 32 are one run, without a variance"
+
+
 def test_at_paper_what_is_not_comparable_with_print_is_no_ground_for_a_claim(tmp_path):
     table = filled(tmp_path, overrides={"training.batch": 64})
     assert claim(table, LARGE).detail == (

@@ -306,6 +306,8 @@ def test_summaries_use_the_sample_deviation():
     assert spread == statistics.stdev([1.0, 2.0, 4.0])
     mean, spread, n = summarize([])
     assert math.isnan(mean) and spread is None and n == 0
+    mean, spread, n = summarize([1.0, math.nan])
+    assert math.isnan(mean) and math.isnan(spread) and n == 2
 
 
 def test_the_environment_is_plain_json():
