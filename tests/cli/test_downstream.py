@@ -57,18 +57,18 @@ def test_table_2_asks_for_the_same_runs(tmp_path):
 
 def test_the_papers_own_weights_are_taken_at_paper_scale(tmp_path, monkeypatch):
     monkeypatch.setattr("locbench.runs.plan.TORCH_HUB", tmp_path / "hub")
-    options = Options("paper", rows="supervised", columns="coco_box", data_root=tmp_path)
-    (tmp_path / "coco/annotations").mkdir(parents=True)
+    options = Options("paper", rows="supervised", columns="coco_box", assume_data=True)
     with pytest.raises(UserError, match=r"no resnet50-19c8e357.pth, which torchvision offers, in"):
-        make_plan(load_table("loco/table2"), options)
-    assumed = make_plan(load_table("loco/table2"), replace(options, assume_data=True))
+        make_plan(load_table("loco/table2"), replace(options, assume_data=False))
+    assumed = make_plan(load_table("loco/table2"), options)
     assert set(assumed.assumed) == {"resnet50-19c8e357.pth", "data set coco"}
     [spec] = assumed.runs()
     assert spec.parent is None and spec.encoder_file == ("resnet50-19c8e357.pth", "")
-    file, digest = tmp_path / "resnet50-19c8e357.pth", "19c8e357" + 56 * "0"
+    file, digest = tmp_path / "hub" / "resnet50-19c8e357.pth", "19c8e357" + 56 * "0"
+    file.parent.mkdir()
     file.touch()
     monkeypatch.setattr("locbench.runs.spec.encoder_file", lambda path: (str(path), digest))
-    [spec] = make_plan(load_table("loco/table2"), replace(options, assume_data=True)).runs()
+    [spec] = make_plan(load_table("loco/table2"), options).runs()
     assert spec.encoder_file == (str(file), digest)
 
 

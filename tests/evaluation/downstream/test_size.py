@@ -58,10 +58,10 @@ def test_disk_of_a_detector_is_that_of_the_one_mmdet_builds(
         [spec] = detector_specs(
             replace(recipe, detection=detection), UNTRAINED, network, seed=1, data=data
         )
-        disk[frozen, optimizer] = guess = estimate(spec, [], build=True)
+        disk[frozen, optimizer] = guess = estimate(spec, [], device="cpu", build=True)
         kept = FLOAT_BYTES * whole + RECORD_BYTES
         assert guess.kept_bytes == pytest.approx(kept, rel=0.06)
-        assert estimate(spec, []).kept_bytes is None, "unknown, not 20 kB"
+        assert estimate(spec, [], device="cpu").kept_bytes is None, "unknown, not 20 kB"
     moments = {"all": added, "first": whole}
     for (frozen, optimizer), guess in disk.items():
         held = whole + moments[frozen] * {"sgd": 1, "adamw": 2}[optimizer]
