@@ -46,8 +46,7 @@ class Section:
 def sections(filled: FilledTable) -> list[Section]:
     """The table itself, then what is shown beside it: baselines and columns of ours."""
     table = filled.plan.table
-    # Without a place in the table, what was left out is not shown at all, nor an epoch of no run.
-    cells = [c for c in filled.cells if c.mean is not None or not _hidden_without(c)]
+    cells = [cell for cell in filled.cells if not _hidden(cell)]
     inside, beside = ([c for c in cells if c.beside is side] for side in (False, True))
     word = _auxiliary(filled)
     notes = [*scale_notes(inside), *added_notes(filled), *_later_notes(filled)] if inside else []
@@ -83,9 +82,14 @@ def _more(filled: FilledTable) -> list[str]:
     return [MORE.format(table=filled.plan.table.name)] if unjudged else []
 
 
-def _hidden_without(cell: FilledCell) -> bool:
-    """Whether a cell is shown only where it has a number."""
-    return cell.beside and (cell.planned.later or cell.column.epoch == "best")
+def _hidden(cell: FilledCell) -> bool:
+    """Whether a cell is not shown: what was left out, or has no number, without a place in print.
+
+    Nor the best epoch of the few at smoke.
+    """
+    best = cell.column.epoch == "best"
+    without_number = cell.mean is None and cell.beside and (cell.planned.later or best)
+    return without_number or (best and cell.scale == "smoke")
 
 
 def scale_notes(cells: Sequence[FilledCell]) -> list[str]:
@@ -127,7 +131,11 @@ def added_notes(filled: FilledTable) -> list[str]:
 def _later_notes(filled: FilledTable) -> list[str]:
     """Which columns have cells that are run only when they are asked for."""
     later, first = (
-        dict.fromkeys(c.column.label for c in filled.cells if c.planned.later is side)
+        dict.fromkeys(
+            c.column.label
+            for c in filled.cells
+            if c.planned.later is side and c.column.epoch == "last"
+        )
         for side in (True, False)
     )
     names = [label for label in later if label not in first] or ["further rows"]
