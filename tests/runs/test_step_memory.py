@@ -90,9 +90,14 @@ def test_a_step_is_refused_where_it_clearly_does_not_fit_and_small_ones_are_not_
     assert not may_be_large(spec, 25e9) and may_be_large(spec, needed)
 
 
-def test_a_run_that_does_not_fit_leaves_no_record_and_the_table_is_shown(capsys, monkeypatch):
+def test_a_run_that_does_not_fit_leaves_no_record_and_the_table_is_shown(
+    capsys, monkeypatch, tmp_path
+):
     monkeypatch.setattr("locbench.evaluation.cost.memory.memory_of", lambda device: 10**6)
-    code, out, err = call(capsys, "reproduce", "ours/gate", "--rows", "AugLocal")
+    small = ["data.name=folder", "data.train_images=0", "training.batch=8"]
+    arguments = ["--rows", "AugLocal", "--data-root", image_folder(tmp_path / "images")]
+    arguments += [word for pair in small for word in ("--set", pair)]
+    code, out, err = call(capsys, "reproduce", "ours/gate", *arguments)
     assert code == 3 and "not run" in out and "torchrun" in err.splitlines()[-1]
 
 
