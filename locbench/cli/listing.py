@@ -183,8 +183,8 @@ def published_json(table: Table) -> dict[str, Any]:
                 "text": claim.text,
                 "section": claim.section,
                 "margin_ours": claim.margin_ours,
-                "holds_in_print": claim.judge(table.values()).holds,
+                "holds_in_print": in_print.holds,
             }
-            for claim in table.claims
+            for claim, in_print in zip(table.claims, claims_in_print(table), strict=True)
         ],
     }

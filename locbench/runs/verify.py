@@ -107,8 +107,8 @@ def _identity(record: Record, path: Path) -> Iterator[Check]:
 def _differing(record: Record, parent: Record | None, store: Store) -> dict[str, tuple[Any, Any]]:
     """By dotted key the values of the record's identity, and those of its recipe's, that differ."""
     spec = _rebuilt(record, parent, store)
-    here = dict(_leaves(record.identity))
-    today = dict(_leaves(json.loads(json.dumps(spec.identity))))
+    here = dict(leaves(record.identity))
+    today = dict(leaves(json.loads(json.dumps(spec.identity))))
     if spec.of.uses_data:
         sets = DATASETS if spec.recipe.detection is None else DETECTION_SETS
         version = sets.entry(spec.of.data_name(spec.recipe)).version
@@ -134,12 +134,13 @@ def _rebuilt(record: Record, parent: Record | None, store: Store) -> RunSpec:
     return spec_of(record, record.id, parent=above)
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dicts, by dotted key."""
     if not isinstance(value, Mapping):
         yield path, value
         return
     for key, inner in value.items():
-        yield from _leaves(inner, f"{path}.{key}" if path else key)
+        yield from leaves(inner, f"{path}.{key}" if path else key)
 
 
 def _versions(versions: Mapping[str, tuple[Any, Any]]) -> Check:

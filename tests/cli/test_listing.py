@@ -152,3 +152,5 @@ def test_published_json_holds_every_cell_and_claim():
     assert len(claims) == len(table.claims)
     slightly = claims["LoCo is even slightly better than SimCLR, on every network"]
     assert (slightly["section"], slightly["holds_in_print"]) == ("section 5.1", False)
+    *_, variance = published_json(load_table("loco/table3"))["claims"]
+    assert "variance" in variance["text"] and variance["holds_in_print"] is None  # not printed

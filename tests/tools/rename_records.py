@@ -20,7 +20,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from locbench.runs.plan import Options, make_plan
 from locbench.runs.record import document
 from locbench.runs.spec import RunSpec
 from locbench.runs.store import Store
+from locbench.runs.verify import leaves
 
 KINDS = {"cost": "count"}  # kinds that have another name today
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
@@ -84,15 +85,6 @@ def whole(spec: RunSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
         "encoder": {"untrained": raw["seed"], **identity.get("encoder", {})},
         "seed": raw["seed"],
     }
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested dicts, by dotted key."""
-    if not isinstance(value, Mapping):
-        yield path, value
-        return
-    for key, inner in value.items():
-        yield from leaves(inner, f"{path}.{key}" if path else key)
 
 
 def contradictions(
