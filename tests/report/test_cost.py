@@ -141,7 +141,6 @@ def small(rule: str, **sets: object) -> Case:
     return Case(recipe.for_run(rule, "resnet32"), rule, "resnet32", 10)
 
 
-@pytest.mark.full
 def test_measured_steps():
     figures = measure(small("auglocal", **{"rule.depth": 2}), small("bp"), "cpu")
     assert figures["allocated_share"] == pytest.approx(100, abs=10)

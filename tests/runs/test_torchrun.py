@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from fabricate import image_folder
 from launched import two_processes
 
@@ -36,7 +35,6 @@ def words(root: Path, runs: Path, epochs: int) -> list[str]:
     return ["-m", "locbench", "pretrain", "loco/imagenet", *options]
 
 
-@pytest.mark.full
 def test_two_processes_leave_one_record_and_print_once(tmp_path):
     root, runs = image_folder(tmp_path / "images"), tmp_path / "runs"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
